@@ -1,0 +1,1 @@
+"""Thin client of fabstird, the local P2P daemon."""
