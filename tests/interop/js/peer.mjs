@@ -1,0 +1,340 @@
+// A libp2p peer that does what it is told: one JSON command a line on stdin, one JSON answer or event a line on stdout.
+// The protocol is described in ../README.md and is the same for every implementation. Logs go to stderr.
+
+import { randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { createInterface } from 'node:readline'
+
+import { noise } from '@chainsafe/libp2p-noise'
+import { yamux } from '@chainsafe/libp2p-yamux'
+import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
+import { identify, identifyPush } from '@libp2p/identify'
+import { peerIdFromString } from '@libp2p/peer-id'
+import { ping } from '@libp2p/ping'
+import { tcp } from '@libp2p/tcp'
+import { webSockets } from '@libp2p/websockets'
+import { multiaddr } from '@multiformats/multiaddr'
+import { createLibp2p } from 'libp2p'
+
+console.log = console.error // stdout belongs to the protocol
+
+const IDENTIFY = '/ipfs/id/1.0.0'
+const IDENTIFY_PUSH = '/ipfs/id/push/1.0.0'
+const PING = '/ipfs/ping/1.0.0'
+const ECHO = '/fabstir-interop/echo/1.0.0'
+
+const DEFAULT_TIMEOUT = 10_000 // ms, for a command that names none
+const CLOSE_TIMEOUT = 2_000 // ms that a clean stop may take
+const MAX_ECHO = 64 * 1024 * 1024
+const ECHO_CHUNK = 64 * 1024
+const MAX_STREAMS = 64 // per protocol and connection: the library's 1 would make a test's ping compete with its own
+
+// ---------------------------------------------------------------------------------------------------------------------
+// options
+
+const OPTIONS = {
+  listen: [],
+  agentVersion: undefined,
+  protocols: [IDENTIFY, IDENTIFY_PUSH, PING, ECHO],
+  seed: undefined
+}
+
+function readOptions (text) {
+  const given = JSON.parse(text)
+  for (const name of Object.keys(given)) {
+    if (!(name in OPTIONS)) {
+      throw new Error(`unknown option "${name}"`)
+    }
+  }
+  return { ...OPTIONS, ...given }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// output
+
+function send (message) {
+  process.stdout.write(`${JSON.stringify(message)}\n`)
+}
+
+process.stdout.on('error', () => process.exit(1)) // nobody listens any more
+
+/** An error in words, with those of every address tried where a dial gathers them. */
+function words (error) {
+  const text = `${error?.name ?? 'Error'}: ${error?.message ?? error}`
+  const causes = error?.errors ?? (error?.cause == null ? [] : [error.cause])
+  return causes.length === 0 ? text : `${text} (${causes.map(words).join('; ')})`
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the node
+
+async function startNode (options) {
+  const services = {}
+  const limits = { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }
+  if (options.protocols.includes(IDENTIFY)) {
+    services.identify = identify(limits)
+  }
+  if (options.protocols.includes(IDENTIFY_PUSH)) {
+    services.identifyPush = identifyPush(limits)
+  }
+  if (options.protocols.includes(PING)) {
+    services.ping = ping(limits)
+  }
+
+  const node = await createLibp2p({
+    start: false,
+    addresses: { listen: options.listen },
+    transports: [tcp(), webSockets()],
+    connectionEncrypters: [noise()],
+    streamMuxers: [yamux()],
+    // every test's peers share 127.0.0.1: the library's five inbound connections a second are for strangers
+    connectionManager: { inboundConnectionThreshold: 1_000 },
+    ...(options.agentVersion == null ? {} : { nodeInfo: { userAgent: options.agentVersion } }),
+    ...(options.seed == null ? {} : { privateKey: await generateKeyPairFromSeed('Ed25519', Buffer.from(options.seed, 'hex')) }),
+    services
+  })
+
+  const echoes = options.protocols.filter(name => ![IDENTIFY, IDENTIFY_PUSH, PING].includes(name))
+  for (const name of echoes) {
+    await node.handle(name, ({ stream }) => {
+      serveEcho(stream).catch(error => console.error('echo:', words(error)))
+    }, limits)
+  }
+  return node
+}
+
+async function serveEcho (stream) {
+  try {
+    await stream.sink(stream.source)
+    await stream.close()
+  } catch (error) {
+    stream.abort(error)
+    throw error
+  }
+}
+
+function describeIdentify (result) {
+  return {
+    peerId: result.peerId.toString(),
+    agentVersion: result.agentVersion ?? null,
+    protocolVersion: result.protocolVersion ?? null,
+    protocols: result.protocols,
+    addresses: result.listenAddrs.map(String),
+    observedAddr: result.observedAddr == null ? null : result.observedAddr.toString(),
+    signedPeerRecord: result.signedPeerRecord != null
+  }
+}
+
+function describeConnection (connection) {
+  return {
+    address: connection.remoteAddr.toString(),
+    direction: connection.direction,
+    encryption: connection.encryption ?? null,
+    multiplexer: connection.multiplexer ?? null
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the commands: (node, args, signal) => result
+
+function need (args, name, type) {
+  if (typeof args[name] !== type) {
+    throw new TypeError(`"${name}" must be a ${type}`)
+  }
+  return args[name]
+}
+
+function connectionTo (node, args) {
+  const peerId = peerIdFromString(need(args, 'peerId', 'string'))
+  const connection = node.getConnections(peerId).find(candidate => candidate.status === 'open')
+  if (connection == null) {
+    throw new Error(`not connected to ${peerId}`)
+  }
+  return connection
+}
+
+async function * chunked (bytes) {
+  for (let offset = 0; offset < bytes.length; offset += ECHO_CHUNK) {
+    yield bytes.subarray(offset, offset + ECHO_CHUNK)
+  }
+}
+
+async function echo (node, args, signal) {
+  const size = need(args, 'bytes', 'number')
+  if (!Number.isInteger(size) || size < 0 || size > MAX_ECHO) {
+    throw new RangeError(`"bytes" must be a whole number from 0 to ${MAX_ECHO}`)
+  }
+  const connection = connectionTo(node, args)
+  const sent = randomBytes(size)
+  const start = performance.now()
+  const stream = await connection.newStream(args.protocol ?? ECHO, { signal })
+  const abort = () => stream.abort(signal.reason)
+  signal.addEventListener('abort', abort)
+  try {
+    let received = 0
+    const receive = async () => {
+      for await (const list of stream.source) {
+        const chunk = list.subarray()
+        if (Buffer.compare(sent.subarray(received, received + chunk.length), chunk) !== 0) {
+          throw new Error(`other bytes came back between ${received} and ${received + chunk.length}`)
+        }
+        received += chunk.length
+      }
+    }
+    await Promise.all([stream.sink(chunked(sent)), receive()])
+    if (received !== size) {
+      throw new Error(`${size} bytes went out, ${received} came back`)
+    }
+    await stream.close({ signal })
+    return { bytes: size, ms: performance.now() - start }
+  } catch (error) {
+    stream.abort(error)
+    throw error
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
+}
+
+const COMMANDS = {
+  async dial (node, args, signal) {
+    const connection = await node.dial(multiaddr(need(args, 'address', 'string')), { signal, force: args.force === true })
+    return { peerId: connection.remotePeer.toString(), ...describeConnection(connection) }
+  },
+
+  async ping (node, args, signal) {
+    const { remotePeer } = connectionTo(node, args)
+    const start = performance.now()
+    await node.services.ping.ping(remotePeer, { signal })
+    return { rtt: performance.now() - start }
+  },
+
+  async identify (node, args, signal) {
+    return describeIdentify(await node.services.identify.identify(connectionTo(node, args), { signal }))
+  },
+
+  async peerInfo (node, args) {
+    const known = identified.get(need(args, 'peerId', 'string'))
+    if (known == null) {
+      throw new Error(`${args.peerId} has not been identified`)
+    }
+    return known
+  },
+
+  async peers (node) {
+    return node.getPeers().map(peerId => {
+      const connections = node.getConnections(peerId).map(describeConnection)
+      return { peerId: peerId.toString(), connectionCount: connections.length, connections }
+    })
+  },
+
+  echo,
+
+  async disconnect (node, args, signal) {
+    const peerId = peerIdFromString(need(args, 'peerId', 'string'))
+    const closed = node.getConnections(peerId).length
+    await node.hangUp(peerId, { signal })
+    return { peerId: peerId.toString(), closed }
+  },
+
+  async addresses (node) {
+    return { peerId: node.peerId.toString(), addresses: node.getMultiaddrs().map(String) }
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the program
+
+const identified = new Map() // peer id -> what its last identify said
+
+let stopping
+function stop (node, status) {
+  stopping ??= (async () => {
+    const bound = setTimeout(() => process.exit(1), CLOSE_TIMEOUT)
+    try {
+      await node?.stop()
+    } catch (error) {
+      console.error('stop:', words(error))
+    }
+    clearTimeout(bound)
+    process.exit(status)
+  })()
+}
+
+async function obey (node, line) {
+  let request
+  try {
+    request = JSON.parse(line)
+    if (request === null || typeof request !== 'object') {
+      throw new Error('a command is a JSON object')
+    }
+  } catch (error) {
+    send({ id: null, ok: false, error: words(error) })
+    return
+  }
+  const { id = null, cmd, ...args } = request
+  if (cmd === 'exit') {
+    send({ id, ok: true, result: {} })
+    stop(node, 0)
+    return
+  }
+  try {
+    if (!Object.hasOwn(COMMANDS, cmd)) {
+      throw new Error(`unknown command "${cmd}"`)
+    }
+    const signal = AbortSignal.timeout(args.timeout ?? DEFAULT_TIMEOUT)
+    send({ id, ok: true, result: await COMMANDS[cmd](node, args, signal) })
+  } catch (error) {
+    send({ id, ok: false, error: words(error) })
+  }
+}
+
+async function main () {
+  const lines = createInterface({ input: process.stdin, crlfDelay: Infinity })[Symbol.asyncIterator]()
+  const text = process.argv[2] ?? (await lines.next()).value
+  if (text === undefined) {
+    process.exit(0)
+  }
+  const node = await startNode(readOptions(text))
+
+  node.addEventListener('peer:connect', ({ detail }) => send({ event: 'connect', peerId: detail.toString() }))
+  node.addEventListener('peer:disconnect', ({ detail }) => send({ event: 'disconnect', peerId: detail.toString() }))
+  node.addEventListener('peer:identify', ({ detail }) => {
+    const described = describeIdentify(detail)
+    identified.set(described.peerId, described)
+    send({ event: 'identify', ...described })
+  })
+
+  await node.start()
+  for (const signal of ['SIGTERM', 'SIGINT']) {
+    process.on(signal, () => stop(node, 0))
+  }
+  send({
+    event: 'ready',
+    peerId: node.peerId.toString(),
+    addresses: node.getMultiaddrs().map(String),
+    implementation: `js-libp2p/${libp2pVersion()}`,
+    runtime: `node/${process.versions.node}`
+  })
+
+  for (;;) {
+    const { value, done } = await lines.next()
+    if (done) {
+      break
+    }
+    if (value.trim() !== '') {
+      obey(node, value) // not awaited: commands overlap, and each answers by its id
+    }
+  }
+  stop(node, 0)
+}
+
+/** From the installed package itself: `nodeInfo` may carry an agent version that a test chose. */
+function libp2pVersion () {
+  const url = new URL('./node_modules/libp2p/package.json', import.meta.url)
+  return JSON.parse(readFileSync(url, 'utf8')).version
+}
+
+main().catch(error => {
+  console.error(error)
+  process.exit(1)
+})

@@ -1,0 +1,67 @@
+"""Installing the js peer: whole or not at all, whoever is killed and however many come at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jspeer
+import pytest
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("js")]
+
+HERE = Path(__file__).resolve().parent
+INSTALL = "import jspeer, sys; node, script = jspeer.ensure_installed(); print(node); print(script)"
+BOUND = 300.0
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    shutil.rmtree(tmp_path)  # 240 MB that pytest would keep
+
+
+def start_install(cache: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(HERE)}
+    return subprocess.Popen(
+        [sys.executable, "-c", INSTALL], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_killed_install_counts_for_nothing_and_two_at_once_make_one(cache: Path) -> None:
+    place = cache / "fabstir-interop"
+    with start_install(cache) as killed:
+        deadline = time.monotonic() + BOUND
+        while not list(place.glob("js-*.new-*/node_modules")):  # npm is at work
+            assert killed.poll() is None, killed.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        killed.kill()
+    assert not [path for path in place.glob("js-*") if path.is_dir() and ".new-" not in path.name]
+
+    with start_install(cache) as one, start_install(cache) as two:
+        answers = [process.communicate(timeout=BOUND) for process in (one, two)]
+        assert (one.returncode, two.returncode) == (0, 0), answers
+    assert answers[0][0] == answers[1][0]
+    node, script = map(Path, answers[0][0].split())
+    assert subprocess.check_output([node, "--version"], text=True).startswith("v22.")
+    assert script.read_bytes() == (HERE / "js" / "peer.mjs").read_bytes()
+    homes = [path.name for path in place.iterdir() if path.is_dir()]
+    assert homes == [node.relative_to(place).parts[0]], "a killed install's remains stayed behind"
+
+
+def test_the_lock_file_names_no_download_addresses() -> None:
+    text = (jspeer.HERE / "package-lock.json").read_text()
+    assert '"resolved"' not in text
+    assert "registry" not in text
+
+
+def test_a_machine_without_node_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(jspeer.JsMissing, match="node and npm not found"):
+        jspeer.ensure_installed()
