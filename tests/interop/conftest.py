@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import os
 
-import jspeer
 import pytest
+
+from tests.interop import jspeer
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 

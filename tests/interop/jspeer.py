@@ -18,7 +18,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from peerdriver import Peer, run_peer
+from tests.interop.peerdriver import Peer, run_peer
 
 HERE = Path(__file__).resolve().parent / "js"
 MANIFESTS = ("package.json", "package-lock.json")
@@ -158,3 +158,7 @@ async def js_peer(
         seed=seed,
     ) as peer:
         yield peer
+
+
+if __name__ == "__main__":  # `python -m tests.interop.jspeer` installs, and says what to run
+    print(*ensure_installed())

@@ -10,13 +10,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import jspeer
 import pytest
+
+from tests.interop import jspeer
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("js")]
 
 HERE = Path(__file__).resolve().parent
-INSTALL = "import jspeer, sys; node, script = jspeer.ensure_installed(); print(node); print(script)"
+INSTALL = "from tests.interop import jspeer; node, script = jspeer.ensure_installed(); print(node); print(script)"
 BOUND = 300.0
 
 
@@ -27,7 +28,7 @@ def cache(tmp_path: Path) -> Iterator[Path]:
 
 
 def start_install(cache: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(HERE.parents[1])}
     return subprocess.Popen(
         [sys.executable, "-c", INSTALL], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -8,11 +8,12 @@ import signal
 import subprocess
 from typing import Literal
 
-import jspeer
 import pytest
 import trio
-from jspeer import js_peer
-from peerdriver import Peer, PeerError, PeerGone, PeerTimeout
+
+from tests.interop import jspeer
+from tests.interop.jspeer import js_peer
+from tests.interop.peerdriver import Peer, PeerError, PeerGone, PeerTimeout
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("js")]
 
