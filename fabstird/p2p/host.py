@@ -1,0 +1,326 @@
+"""The one wrapper around libp2p: a host that is opened, dials, is dialled, and closes leaving nothing behind.
+
+Everything else in the daemon deals in peer ids and multiaddrs as text, `Link` and `DialError`. A host is used once:
+each start of the node opens a new one with the same key (LAB.md, recipe).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import trio
+from libp2p.abc import INetStream
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
+from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.host.basic_host import BasicHost
+from libp2p.host.ping import ID as PING
+from libp2p.host.ping import PING_LENGTH, PingService
+from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.io.utils import read_exactly
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStore
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, ProtocolNotSupportedError
+from libp2p.protocol_muxer.multiselect_client import MultiselectClient
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.upgrader import TransportUpgrader
+
+from fabstird.log import get_logger
+from fabstird.p2p import identify
+from fabstird.p2p.addresses import Address, AddressError, expand, parse
+from fabstird.p2p.dialing import DialError, DialLimit
+from fabstird.p2p.identify import PeerInfo
+from fabstird.p2p.resolve import ResolveError, resolve
+from fabstird.p2p.swarm import GOODBYE, Limits, Link, Swarm
+from fabstird.p2p.transport import ListenError
+
+log = get_logger("p2p.host")
+
+NEGOTIATION = 10  # seconds for agreeing on a stream's protocol
+MAX_OBSERVED = 16  # observed addresses that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class HostSettings:
+    """``seed`` is the Ed25519 private key; addresses are multiaddr texts."""
+
+    seed: bytes
+    agent: str
+    limits: Limits
+    listen: tuple[str, ...] = ()
+    announce: tuple[str, ...] = ()
+
+
+class HostObserver(Protocol):
+    """Told what happens to connections: synchronously, in order, and it must neither block nor raise."""
+
+    def connected(self, link: Link) -> None: ...
+
+    def disconnected(self, link: Link) -> None: ...
+
+    def identified(self, link: Link, info: PeerInfo) -> None: ...
+
+
+class StreamError(Exception):
+    """A stream to a peer could not be opened or used; the message says why."""
+
+
+class ProtocolUnsupported(StreamError):
+    """The peer does not speak the protocol."""
+
+
+class _LibHost(BasicHost):
+    """libp2p's host without its own identify client, which runs in a system task (see `identify`)."""
+
+    def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
+        return None
+
+
+class Host:
+    """A running host; made by `Host.open` only."""
+
+    def __init__(self, settings: HostSettings, observer: HostObserver) -> None:
+        key_pair = create_new_key_pair(settings.seed)
+        peer_id = ID.from_pubkey(key_pair.public_key)
+        self.peer_id = peer_id.to_base58()
+        self.observer = observer
+        self._settings = settings
+        self._infos: dict[str, PeerInfo] = {}
+        self._tasks: trio.Nursery | None = None
+
+        peerstore = PeerStore()
+        peerstore.add_key_pair(peer_id, key_pair)
+        # Noise and Yamux only: TLS fails with js both ways, plaintext and mplex are no company to keep (trap 19)
+        noise = NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
+        upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux}, negotiate_timeout=NEGOTIATION)
+        self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self)
+        handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
+        announced = [parse(text).multiaddr for text in settings.announce] or None
+        self._host = _LibHost(
+            self.swarm,
+            default_protocols=OrderedDict([(identify.ID, _unset)]),
+            announce_addrs=announced,
+            disable_identify_address_discovery=True,
+        )
+        handlers[identify.ID] = identify.answer(self._host, settings.agent)
+        handlers[identify.PUSH] = identify.accept_push(self._learn)
+        handlers[PING] = PingService(self._host).handle_ping
+        for protocol, handler in handlers.items():
+            self._host.set_stream_handler(protocol, handler)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, settings: HostSettings, observer: HostObserver) -> AsyncIterator[Host]:
+        """Listen, and keep connections until the context is left; then all of them are closed, concurrently, shielded
+        and bounded, before it returns. Raises `ListenError`: all addresses are listened on, or none."""
+        wanted = [_listen_address(text) for text in settings.listen]
+        try:
+            host = cls(settings, observer)
+        except AddressError as error:
+            raise ListenError(str(settings.announce), str(error)) from error
+        async with host.swarm.serving(wanted), trio.open_nursery() as tasks:
+            host._tasks = tasks
+            try:
+                yield host
+            finally:
+                host._tasks = None
+                tasks.cancel_scope.cancel()
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # What it is
+
+    def listen_addresses(self) -> list[str]:
+        """Real interface addresses and ports, with ``/p2p/``."""
+        return [
+            str(replace(address, peer_id=self.peer_id))
+            for listener in self.swarm.bound
+            for address in expand(listener.bound)
+        ]
+
+    def announced_addresses(self) -> list[str]:
+        """What identify tells other peers, with ``/p2p/``."""
+        return (
+            [str(address) for address in self._host.get_addrs()] if self.swarm.bound or self._settings.announce else []
+        )
+
+    def observed_addresses(self) -> list[str]:
+        """What connected peers say they see us as, each once."""
+        seen = [info.observed for info in self._infos.values() if info.observed]
+        return [f"{address}/p2p/{self.peer_id}" for address in dict.fromkeys(seen)][:MAX_OBSERVED]
+
+    def protocols(self) -> list[str]:
+        """Protocols that this node answers."""
+        return [str(protocol) for protocol in self._host.get_mux().get_protocols() if protocol]
+
+    def links(self, peer_id: str | None = None) -> list[Link]:
+        """Connections that are up, oldest first: all, or those of one peer."""
+        return self.swarm.links(peer_id)
+
+    def info(self, peer_id: str) -> PeerInfo | None:
+        """What identify told of a connected peer; None before it has."""
+        return self._infos.get(peer_id)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # What it does
+
+    async def dial(self, text: str, *, timeout: float) -> Link:
+        """Dial a multiaddr with ``/p2p/`` (or a ``/dnsaddr``); names are resolved first and their addresses tried in
+        turn. ``timeout`` (seconds) bounds the whole. Raises `DialError` in words."""
+        try:
+            with trio.fail_after(timeout):
+                return await self._dial(parse(text))
+        except AddressError as error:
+            raise DialError(str(error)) from error
+        except ResolveError as error:
+            raise DialError(str(error)) from error
+        except trio.TooSlowError as error:
+            raise DialError(f"timed out after {timeout * 1000:.0f} ms") from error
+
+    async def _dial(self, address: Address) -> Link:
+        errors: dict[str, str] = {}
+        for endpoint in await resolve(address):
+            try:
+                return await self.swarm.dial_address(endpoint)
+            except DialLimit:
+                raise
+            except DialError as error:
+                errors[str(endpoint)] = str(error)
+        if len(errors) == 1 and address.kind in ("ip4", "ip6"):
+            raise DialError(next(iter(errors.values())))
+        raise DialError("; ".join(f"{endpoint}: {words}" for endpoint, words in errors.items()))
+
+    async def close_peer(self, peer_id: str, reason: str = "closed") -> int:
+        """Close every connection to the peer, concurrently; returns how many there were."""
+        links = self.links(peer_id)
+        for link in links:
+            link.end(reason)
+        for link in links:
+            await link.gone.wait()
+        return len(links)
+
+    async def ping(self, peer_id: str) -> float:
+        """Round trip in milliseconds. Raises `StreamError`; the caller brings the deadline."""
+        payload = os.urandom(PING_LENGTH)
+        async with self.stream(peer_id, PING) as stream:
+            started = time.perf_counter()
+            await stream.write(payload)
+            echoed = await read_exactly(stream, PING_LENGTH)
+            elapsed = time.perf_counter() - started
+        if echoed != payload:
+            raise StreamError(f"{peer_id} answered the ping with other bytes")
+        return elapsed * 1000
+
+    def set_stream_handler(self, protocol: str, handler: Callable[[INetStream], Awaitable[None]]) -> None:
+        """Answer a protocol. An exception that leaves ``handler`` resets that stream and is counted, nothing else."""
+        self._host.set_stream_handler(TProtocol(protocol), handler)
+
+    @asynccontextmanager
+    async def stream(self, peer_id: str, protocol: str) -> AsyncIterator[INetStream]:
+        """A stream to a connected peer, agreed on ``protocol``. Closed on leaving, reset on any error.
+
+        Raises `StreamError`, also for what libp2p raises inside the block.
+        """
+        links = self.links(peer_id)
+        if not links:
+            raise StreamError(f"not connected to {peer_id}")
+        async with self._stream_on(links[-1], protocol) as stream:
+            yield stream
+
+    @asynccontextmanager
+    async def _stream_on(self, link: Link, protocol: str) -> AsyncIterator[INetStream]:
+        stream = None
+        try:
+            stream = await link.new_stream()
+            await MultiselectClient().select_one_of([TProtocol(protocol)], MultiselectCommunicator(stream), NEGOTIATION)
+            stream.set_protocol(TProtocol(protocol))
+            yield stream
+            await stream.close()
+        except BaseException as error:
+            if stream is not None:
+                with trio.move_on_after(GOODBYE, shield=True):
+                    try:
+                        await stream.reset()
+                    except Exception as secondary:  # noqa: BLE001 - the first error is the one to tell
+                        log.debug("stream could not be reset", error=repr(secondary))
+            if isinstance(error, ProtocolNotSupportedError):
+                raise ProtocolUnsupported(f"{link.peer_id} does not speak {protocol}") from error
+            if isinstance(error, MultiselectClientError):
+                raise StreamError(f"{link.peer_id} did not agree on {protocol}: {error}") from error
+            if isinstance(error, Exception) and not isinstance(error, StreamError | trio.TooSlowError):
+                raise StreamError(f"the stream to {link.peer_id} failed: {error or type(error).__name__}") from error
+            raise
+        finally:
+            if stream is not None:
+                link.remove_stream(stream)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # What it is told
+
+    def connected(self, link: Link) -> None:
+        self.observer.connected(link)
+        if self._tasks is not None and link.peer_id not in self._infos:
+            self._tasks.start_soon(self._identify, link)
+
+    def disconnected(self, link: Link) -> None:
+        if not self.links(link.peer_id):
+            self._infos.pop(link.peer_id, None)
+        self.observer.disconnected(link)
+
+    async def _identify(self, link: Link) -> None:
+        """Ask a newly connected peer who it is; a peer that does not say stays connected."""
+        try:
+            with trio.fail_after(identify.DEADLINE):
+                async with self._stream_on(link, identify.ID) as stream:
+                    message = await identify.read_message(stream)
+            await identify.remember(self._host, stream, message)
+            self._learned(link, message)
+        except (StreamError, identify.IdentifyError, trio.TooSlowError) as error:
+            log.debug("identify failed", peer=link.peer_id, error=str(error) or "timed out")
+
+    def _learn(self, stream: INetStream, message: Identify) -> None:
+        peer_id = stream.muxed_conn.peer_id.to_base58()
+        for link in self.links(peer_id)[:1]:
+            self._learned(link, message)
+
+    def _learned(self, link: Link, message: Identify) -> None:
+        if link.is_closed:
+            return
+        info = identify.to_info(message)
+        self._infos[link.peer_id] = info
+        self.observer.identified(link, info)
+
+
+async def _unset(stream: INetStream) -> None:
+    await stream.reset()
+
+
+def _listen_address(text: str) -> Address:
+    try:
+        return parse(text).bare
+    except AddressError as error:
+        raise ListenError(text, str(error)) from error
+
+
+__all__ = [
+    "DialError",
+    "DialLimit",
+    "Host",
+    "HostObserver",
+    "HostSettings",
+    "Limits",
+    "Link",
+    "ListenError",
+    "PeerInfo",
+    "ProtocolUnsupported",
+    "StreamError",
+]

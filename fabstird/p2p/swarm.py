@@ -1,0 +1,425 @@
+"""Connections of the node: one task owns each, from its socket to its last event.
+
+libp2p's `Swarm` keeps connections in tasks and tables that nobody empties (LAB.md, traps 1, 3, 4, 5, 6, 8, 9, 13, 17).
+This subclass keeps its interface, on which libp2p's protocols stand, and replaces how connections are opened, accepted,
+owned and closed. There is no resource manager, auto-connector or pruner in it: `Limits` says what is let in, and who is
+dialled or dropped is for the connection manager to decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import trio
+from libp2p.abc import INetConn, INetStream, INotifee, IPeerStore
+from libp2p.network.config import ConnectionConfig
+from libp2p.network.connection.swarm_connection import SwarmConn
+from libp2p.network.exceptions import SwarmException
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.network.swarm import Swarm as LibSwarm
+from libp2p.peer.id import ID
+from libp2p.peer.peerstore import PeerStoreError
+from libp2p.stream_muxer.yamux.yamux import Yamux
+from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
+
+from fabstir_client.types import Direction
+from fabstird.log import get_logger
+from fabstird.p2p.addresses import Address, expand, parse
+from fabstird.p2p.dialing import DialError, DialLimit, in_words
+from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
+
+log = get_logger("p2p.swarm")
+
+GOODBYE = 0.25  # seconds for telling a peer that we close; a peer that does not read gets no more
+CLOSING = 2.0  # seconds for closing everything when the node stops
+MAX_STREAMS = 256  # inbound streams of one connection at a time
+
+
+@dataclass(slots=True)
+class Limits:
+    """What is let in. Read at each decision, so a change counts from then on."""
+
+    max: int
+    max_per_ip: int
+    handshake_timeout: float  # seconds
+
+
+class Observer(Protocol):
+    """Told of connections, synchronously and in order; must be quick and must not raise."""
+
+    def connected(self, link: Link) -> None: ...
+
+    def disconnected(self, link: Link) -> None: ...
+
+
+class Link(SwarmConn):
+    """One connection to a peer that is up. ``reason`` is set when it ends and says why, in the words of
+    ``peer:disconnect``."""
+
+    muxed_conn: Yamux
+
+    def __init__(self, muxed: Yamux, swarm: Swarm, pipe: Pipe, address: Address) -> None:
+        self.direction_text: Direction = "outbound" if pipe.is_initiator else "inbound"
+        super().__init__(muxed, swarm, direction=self.direction_text)
+        self.pipe = pipe
+        self.peer_id = muxed.peer_id.to_base58()
+        self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
+        self.transport = address.transport
+        self.security = str(getattr(muxed, "negotiated_security_protocol", None) or "")
+        self.muxer = str(getattr(muxed, "negotiated_muxer_protocol", None) or "")
+        self.opened_at = int(time.time() * 1000)
+        self.opened = trio.current_time()
+        self.reason: str | None = None
+        self.gone = trio.Event()
+        self.set_transport_info([address.multiaddr], pipe.get_connection_type())
+
+    @property
+    def duration(self) -> int:
+        """Milliseconds since it came up, by a clock that does not jump."""
+        return int((trio.current_time() - self.opened) * 1000)
+
+    @property
+    def latency(self) -> float | None:
+        """Smoothed round trip in milliseconds, once yamux has measured one."""
+        rtt = self.muxed_conn.rtt()
+        return rtt * 1000 if rtt > 0 else None
+
+    def end(self, reason: str) -> None:
+        """Begin to end the connection; the first reason counts. Its owner does the rest."""
+        if self.reason is None:
+            self.reason = reason
+        self.event_closed.set()
+
+    async def close(self) -> None:
+        """End the connection and wait until it is gone."""
+        self.end("closed")
+        await self.gone.wait()
+
+    async def _on_muxed_conn_closed(self) -> None:
+        self.end(self.pipe.ended or "closed_by_peer")
+
+    async def serve_streams(self) -> None:
+        """Hand each stream that the peer opens to its handler, until the connection ends."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                stream = await self.muxed_conn.accept_stream()
+                if len(nursery.child_tasks) >= MAX_STREAMS:
+                    await stream.reset()
+                else:
+                    nursery.start_soon(self._serve_stream, stream)
+
+    async def _serve_stream(self, muxed_stream: Any) -> None:
+        """One stream, fenced: whatever a peer makes a handler raise ends that stream and nothing else (trap 2)."""
+        stream = await self._add_stream(muxed_stream)
+        try:
+            await self.swarm.common_stream_handler(stream)
+        except Exception as error:  # noqa: BLE001 - a hostile peer chooses what is raised here
+            self.swarm.stream_errors += 1
+            log.debug(
+                "stream handler failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error)
+            )
+            await _reset(stream)
+        finally:
+            self.remove_stream(stream)
+
+    swarm: Swarm
+
+
+class _Listening:
+    """What libp2p's host asks a listener for."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        return tuple(address.multiaddr for address in expand(self._listener.bound))
+
+
+class Swarm(LibSwarm):
+    """See the module. `serving` runs it; `dial_address` and accepting bring links up, `Link.end` takes them down."""
+
+    def __init__(
+        self, peer_id: ID, peerstore: IPeerStore, upgrader: TransportUpgrader, limits: Limits, observer: Observer
+    ) -> None:
+        super().__init__(peer_id, peerstore, upgrader, transports=[], connection_config=ConnectionConfig())
+        self.notifees.clear()  # the tag store's: ours keeps its own tags
+        self.limits = limits
+        self.observer = observer
+        self.traffic = Traffic()
+        self.handshakes_failed = 0
+        self.refused = 0
+        self.stream_errors = 0
+        self._nursery: trio.Nursery | None = None
+        self._pending = 0
+        self._inbound_from: Counter[str] = Counter()
+        self._bound: list[Listener] = []
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Running
+
+    @asynccontextmanager
+    async def serving(self, addresses: list[Address]) -> AsyncIterator[None]:
+        """Listen on ``addresses``, all or none, and keep links until the context is left; then every link is gone and
+        every socket closed. Raises `ListenError`."""
+        self._bound = await self._bind(addresses)
+        self.listeners.update({str(listener.bound): _Listening(listener) for listener in self._bound})  # type: ignore[misc]
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = self.background_nursery = nursery
+                self.event_background_nursery_created.set()
+                accepting = trio.CancelScope()
+                nursery.start_soon(self._accept, nursery, accepting)
+                try:
+                    yield
+                finally:
+                    self._closing = True
+                    accepting.cancel()
+                    with trio.move_on_after(CLOSING, shield=True):
+                        await self._close_links("stopped")
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = self.background_nursery = None
+            self.listeners.clear()
+
+    async def _bind(self, addresses: list[Address]) -> list[Listener]:
+        bound: list[Listener] = []
+        try:
+            for address in addresses:
+                bound.append(await listen(address))
+        except BaseException:
+            for listener in bound:
+                await trio.aclose_forcefully(listener.sockets)
+            raise
+        return bound
+
+    async def _accept(self, owner: trio.Nursery, scope: trio.CancelScope) -> None:
+        with scope:
+            async with trio.open_nursery() as nursery:
+                for listener in self._bound:
+                    serve = partial(trio.serve_listeners, handler_nursery=owner)
+                    nursery.start_soon(serve, partial(self._inbound, listener), [listener.sockets])
+
+    async def _close_links(self, reason: str) -> None:
+        links = self.links()
+        for link in links:
+            link.end(reason)
+        for link in links:
+            await link.gone.wait()
+
+    @property
+    def bound(self) -> list[Listener]:
+        return list(self._bound) if self._nursery is not None else []
+
+    def links(self, peer_id: str | None = None) -> list[Link]:
+        """Links that are up, oldest first: all, or those of one peer."""
+        everyone = [link for links in self.connections.values() for link in links if isinstance(link, Link)]
+        return [link for link in everyone if peer_id in (None, link.peer_id) and not link.is_closed]
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # A connection, from its first byte to its last
+
+    async def dial_address(self, address: Address) -> Link:
+        """Open a connection to one endpoint (kind ip4 or ip6, with peer id) and return once it is up.
+
+        Raises `DialError` in words; the caller brings the deadline. Cancelled at any moment, it leaves nothing behind.
+        """
+        if address.peer_id is None:
+            raise DialError(f"{address} names no peer")
+        if address.peer_id == self.self_id.to_base58():
+            raise DialError("that is this node's own peer id")
+        if self._nursery is None or self._closing:
+            raise DialError("the node is not running")
+        total = self._pending + sum(self._inbound_from.values()) + len(self._outbound_links())
+        if total >= self.limits.max:
+            raise DialLimit("connections.max", self.limits.max, total)
+        self._pending += 1
+        try:
+            link: Link = await self._nursery.start(self._outbound, address)
+        finally:
+            self._pending -= 1
+        return link
+
+    async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
+        """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
+        up = False
+        try:
+            async with trio.open_nursery() as nursery:
+                pipe = await dial(address, nursery, self.traffic)
+                try:
+                    link = await self._upgrade(pipe, nursery, address)
+                    up = True
+                    await self._live(link, nursery, task_status)
+                finally:
+                    await pipe.close()
+                    nursery.cancel_scope.cancel()
+        except Exception as error:
+            if not up:
+                raise DialError(in_words(error)) from error
+            log.exception("connection failed", address=str(address))
+
+    async def _inbound(self, listener: Listener, stream: trio.SocketStream) -> None:
+        """Owner of an inbound connection. A newcomer over a limit is turned away before it costs a handshake."""
+        try:
+            remote = listener.remote_of(stream)
+        except OSError:
+            await trio.aclose_forcefully(stream)  # gone between accept and here
+            return
+        total = self._pending + sum(self._inbound_from.values()) + len(self._outbound_links())
+        if total >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip:
+            self.refused += 1
+            log.debug("connection refused", address=str(remote), connections=total)
+            await trio.aclose_forcefully(stream)
+            return
+        self._inbound_from[remote.host] += 1
+        up = False
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    with trio.fail_after(self.limits.handshake_timeout):
+                        pipe = await accept(stream, remote, nursery, self.traffic)
+                        link = await self._upgrade(pipe, nursery, remote)
+                    up = True
+                    await self._live(link, nursery, trio.TASK_STATUS_IGNORED)
+                finally:
+                    await trio.aclose_forcefully(stream)
+                    nursery.cancel_scope.cancel()
+        except Exception as error:
+            if up:
+                log.exception("connection failed", address=str(remote))
+            else:
+                self.handshakes_failed += 1
+                log.debug("handshake failed", address=str(remote), error=in_words(error))
+        finally:
+            self._inbound_from[remote.host] -= 1
+            if not self._inbound_from[remote.host]:
+                del self._inbound_from[remote.host]
+
+    async def _upgrade(self, pipe: Pipe, nursery: trio.Nursery, address: Address) -> Link:
+        """Noise, then yamux, whose task runs in ``nursery``. A dial must reach the peer it was meant for."""
+        expected = ID.from_base58(address.peer_id) if pipe.is_initiator and address.peer_id else None
+        secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
+        remote = secured.get_remote_peer()
+        if remote == self.self_id:
+            raise DialError("that is this node's own peer id")
+        muxed = await self.upgrader.upgrade_connection(secured, remote)
+        assert isinstance(muxed, Yamux)
+        link = Link(muxed, self, pipe, address)
+        nursery.start_soon(self._fenced, link, muxed.start)
+        await muxed.event_started.wait()
+        link.event_started.set()
+        return link
+
+    async def _live(self, link: Link, nursery: trio.Nursery, task_status: trio.TaskStatus[Link]) -> None:
+        """The link's life. Between its entry here and ``started`` nothing waits, so no dial is cancelled in between and
+        `Observer.connected` and `Observer.disconnected` come in pairs (trap 17)."""
+        peer = link.muxed_conn.peer_id
+        self.connections.setdefault(peer, []).append(link)
+        self.observer.connected(link)
+        task_status.started(link)
+        try:
+            await self.notify_connected(link)
+            nursery.start_soon(self._fenced, link, link.serve_streams)
+            await link.event_closed.wait()
+            with trio.move_on_after(GOODBYE, shield=True):
+                await link.muxed_conn.close()
+        except trio.Cancelled:
+            link.end("stopped" if self._closing else "closed")
+            raise
+        finally:
+            with trio.CancelScope(shield=True):
+                await link.pipe.close()
+                link.end("error")  # where nothing above has named a reason
+                self.remove_conn(link)
+                self.observer.disconnected(link)
+                await self.notify_disconnected(link)
+            link.gone.set()
+
+    async def _fenced(self, link: Link, run: Callable[[], Awaitable[None]]) -> None:
+        """A part of the link that lives as long as it does. libp2p lets errors of every kind out here, most of them an
+        ordinary end of the connection; each ends this link and nothing else."""
+        try:
+            await run()
+        except Exception as error:  # noqa: BLE001 - see above
+            log.debug("link ended", peer=link.peer_id, error=repr(error))
+        link.end(link.pipe.ended or "closed_by_peer")
+
+    def _outbound_links(self) -> list[Link]:
+        return [link for link in self.links() if link.direction_text == "outbound"]
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # libp2p's interface, where its own does what the module says it must not
+
+    async def new_stream(self, peer_id: ID) -> INetStream:
+        links = self.links(peer_id.to_base58()) or await self.dial_peer(peer_id)
+        for link in links:
+            return await link.new_stream()
+        raise SwarmException(f"not connected to {peer_id}")
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """For libp2p's own protocols: a link that is up, or a dial of what the peer store knows, one after another."""
+        links: list[INetConn] = list(self.links(peer_id.to_base58()))
+        if links:
+            return links
+        try:
+            known = self.peerstore.addrs(peer_id)
+        except PeerStoreError as error:
+            raise SwarmException(f"no address of {peer_id} is known") from error
+        for multiaddr in known:
+            try:
+                return [await self.dial_addr(multiaddr, peer_id)]
+            except SwarmException as error:
+                log.debug("dial failed", address=str(multiaddr), error=str(error))
+        raise SwarmException(f"no address of {peer_id} could be dialled")
+
+    async def dial_addr(self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None) -> INetConn:
+        try:
+            address = parse(f"{addr}".split("/p2p/")[0] + f"/p2p/{peer_id}")
+            with trio.fail_after(self.limits.handshake_timeout):
+                return await self.dial_address(address)
+        except (DialError, ValueError, trio.TooSlowError) as error:
+            raise SwarmException(str(error) or "timed out") from error
+
+    async def close_peer(self, peer_id: ID) -> None:
+        for link in self.links(peer_id.to_base58()):
+            await link.close()
+
+    def remove_conn(self, swarm_conn: SwarmConn) -> None:
+        peer = swarm_conn.muxed_conn.peer_id
+        rest = [conn for conn in self.connections.get(peer, []) if conn is not swarm_conn]
+        if rest:
+            self.connections[peer] = rest
+            return
+        self.connections.pop(peer, None)
+        try:
+            self.peerstore.clear_peerdata(peer)  # it would keep every peer it ever met
+        except PeerStoreError:
+            pass  # nothing was stored of it
+
+    async def _notify(self, method: str, *args: Any) -> None:
+        """In the caller's task: a nursery for each of a connection's dozen streams costs more than its notifees."""
+        for notifee in list(self.notifees):
+            await self._notify_one(notifee, method, *args)
+
+    async def _notify_one(self, notifee: INotifee, method: str, *args: Any) -> None:
+        try:
+            await getattr(notifee, method)(self, *args)
+        except Exception:
+            log.exception("a notifee failed", notifee=type(notifee).__name__, method=method)
+
+    async def notify_disconnected(self, conn: INetConn) -> None:
+        await self._notify("disconnected", conn)
+
+
+async def _reset(stream: NetStream) -> None:
+    with trio.move_on_after(GOODBYE):
+        try:
+            await stream.reset()
+        except Exception as error:  # noqa: BLE001 - the connection below it may be in any state
+            log.debug("stream could not be reset", error=repr(error))
