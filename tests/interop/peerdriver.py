@@ -16,6 +16,8 @@ from typing import Any
 
 import trio
 
+from tests.interop.lines import lines
+
 READY_TIMEOUT = 30.0  # seconds from exec to `ready`, on a machine that is busy with other things
 CALL_TIMEOUT = 15.0
 EVENT_TIMEOUT = 15.0
@@ -189,7 +191,7 @@ class Peer:
     async def _read_stdout(self) -> None:
         assert self._process.stdout is not None
         async with self._process.stdout as stream:
-            async for line in _lines(stream):
+            async for line in lines(stream):
                 self._take(line)
         await self._process.wait()
         self._eof = True
@@ -198,7 +200,7 @@ class Peer:
     async def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         async with self._process.stderr as stream:
-            async for line in _lines(stream):
+            async for line in lines(stream):
                 self._stderr.append(line)
 
     async def _end(self) -> None:
@@ -210,16 +212,6 @@ class Peer:
             if self._process.returncode is None:
                 self.kill()
             await self._process.wait()
-
-
-async def _lines(stream: trio.abc.ReceiveStream) -> AsyncIterator[str]:
-    rest = b""
-    async for data in stream:
-        *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
-            yield line.decode(errors="replace")
-    if rest:
-        yield rest.decode(errors="replace")
 
 
 @contextlib.asynccontextmanager
