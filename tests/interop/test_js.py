@@ -42,6 +42,19 @@ async def join(daemon: Daemon, peer: Peer, transport: Transport, dialler: Dialle
     await peer.wait_event("identify", peer_id=daemon.peer_id)
 
 
+async def quiet(daemon: Daemon, peer: Peer) -> None:
+    """Waits until no bytes of ours are on their way to js: it closes a TCP connection with RST while some lie unread
+    (README). The daemon is asked first: what it had sent by then, js has read before it answers."""
+    with trio.fail_after(15):
+        while True:
+            entry = await daemon.peer(peer.peer_id)
+            (theirs,) = await peer.call("peers")
+            assert entry is not None
+            if [side["connections"][0]["streams"] for side in (entry, theirs)] == [0, 0]:
+                return
+            await trio.sleep(0.02)  # then look again
+
+
 async def assert_came_and_went_once(daemon: Daemon, peer: Peer) -> None:
     """In the whole of the daemon's log, and all that the peer has seen."""
     log = [event["type"] for event in await daemon.whole_log() if event["data"].get("peerId") == peer.peer_id]
@@ -177,6 +190,7 @@ async def test_killed(dialler: Dialler, transport: Transport) -> None:
 async def test_closed_by_js(dialler: Dialler, transport: Transport, how: Literal["disconnect", "exit"]) -> None:
     async with fabstird() as daemon, js_peer(listen=BOTH) as peer:
         await join(daemon, peer, transport, dialler)
+        await quiet(daemon, peer)
         if how == "disconnect":
             assert (await peer.call("disconnect", peerId=daemon.peer_id))["closed"] == 1
         else:

@@ -130,7 +130,8 @@ function describeConnection (connection) {
     address: connection.remoteAddr.toString(),
     direction: connection.direction,
     encryption: connection.encryption ?? null,
-    multiplexer: connection.multiplexer ?? null
+    multiplexer: connection.multiplexer ?? null,
+    streams: connection.streams.length
   }
 }
 
