@@ -121,6 +121,19 @@ class ClientTimeout(FabstirError):
     code, retryable = "CLIENT_TIMEOUT", True
 
 
+class BadAnswer(FabstirError):
+    """The daemon sent something that is not what the API promises. Raised by the client only."""
+
+    code = "BAD_ANSWER"
+
+
+class InvalidConfig(FabstirError, ValueError):
+    """A setting of the client itself is wrong: an argument, or a variable of the environment; the message names it.
+    Raised by the client only, before anything is sent."""
+
+    code = "INVALID_CONFIG"
+
+
 def _leaves(root: type[RpcError]) -> dict[int, type[RpcError]]:
     return {cls.rpc_code: cls for cls in root.__subclasses__()}
 

@@ -1,0 +1,144 @@
+"""The methods of the daemon (CONTRACT, section 4) as `Call` objects: one function each, shared by both clients.
+
+All durations that are parameters are integer milliseconds, as on the wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from fabstir_client import types
+from fabstir_client.errors import InvalidConfig
+from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
+
+Config = types.NodeOverrides | Mapping[str, Any]
+
+_status = result_decoder(types.Status)
+_peers = result_decoder(list[types.Peer])
+_addresses = result_decoder(types.Addresses)
+_metrics = result_decoder(types.Metrics)
+_connected = result_decoder(types.ConnectResult)
+_disconnected = result_decoder(types.DisconnectResult)
+_ping = result_decoder(types.PingResult)
+_subscribed = result_decoder(types.SubscribeResult)
+_version = result_decoder(types.VersionResult)
+_object = result_decoder(dict[str, Any])
+_anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+_raw = result_decoder(msgspec.Raw)
+
+
+def bound(timeout: int | None) -> float:
+    """Seconds to wait for a call with a timeout of its own of that many milliseconds."""
+    return DEFAULT_BOUND if timeout is None else timeout / 1000 + MARGIN
+
+
+def overrides(config: Config | None) -> types.NodeOverrides | None:
+    """What ``start`` takes, from a mapping with camelCase or snake_case keys.
+
+    Raises `InvalidConfig`, naming the key.
+    """
+    if config is None or isinstance(config, types.NodeOverrides):
+        return config
+    if not isinstance(config, Mapping):
+        raise InvalidConfig(f"the node's configuration must be a mapping, not {type(config).__name__}")
+    fields = {f.name: f.encode_name for f in msgspec.structs.fields(types.NodeOverrides)}
+    given: dict[str, Any] = {}
+    for key, value in config.items():
+        name = fields.get(key, key)
+        if name not in fields.values():
+            raise InvalidConfig(f"unknown key {key!r} in the node's configuration; known: {', '.join(fields.values())}")
+        if name in given:
+            raise InvalidConfig(f"{name} is given twice in the node's configuration, in two spellings")
+        if value is not None:
+            given[name] = value
+    try:
+        return msgspec.convert(given, types.NodeOverrides)
+    except msgspec.ValidationError as error:
+        raise InvalidConfig(f"wrong value in the node's configuration: {error}") from error
+
+
+def start(config: Config | None) -> Call[types.Status]:
+    given = overrides(config)
+    return Call("start", {} if given is None else {"config": given}, _status)
+
+
+def stop() -> Call[types.Status]:
+    return Call("stop", types.NoParams(), _status)
+
+
+def status() -> Call[types.Status]:
+    return Call("status", types.NoParams(), _status)
+
+
+def peers() -> Call[list[types.Peer]]:
+    return Call("peers", types.NoParams(), _peers)
+
+
+def addresses() -> Call[types.Addresses]:
+    return Call("addresses", types.NoParams(), _addresses)
+
+
+def metrics() -> Call[types.Metrics]:
+    return Call("metrics", types.NoParams(), _metrics)
+
+
+def connect(address: str, timeout: int | None) -> Call[types.ConnectResult]:
+    return Call("connect", types.ConnectParams(address, timeout), _connected, bound(timeout))
+
+
+def disconnect(peer_id: str) -> Call[types.DisconnectResult]:
+    return Call("disconnect", types.DisconnectParams(peer_id), _disconnected)
+
+
+def ping(peer_id: str, timeout: int | None) -> Call[types.PingResult]:
+    return Call("ping", types.PingParams(peer_id, timeout), _ping, bound(timeout))
+
+
+def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:
+    params = types.SubscribeParams(None if kinds is None else list(kinds), after, epoch)
+    return Call("subscribe", params, _subscribed)
+
+
+def config() -> Call[dict[str, Any]]:
+    return Call("config", types.NoParams(), _object)
+
+
+def version() -> Call[types.VersionResult]:
+    return Call("version", types.NoParams(), _version)
+
+
+def shutdown() -> Call[dict[str, Any]]:
+    return Call("shutdown", types.NoParams(), _object)
+
+
+def any_method(method: str, params: Mapping[str, Any] | Sequence[Any] | None, seconds: float | None) -> Call[Any]:
+    """A call by name whose result stays plain values.
+
+    It waits ``seconds``, or as long as ``params["timeout"]``, in milliseconds, implies.
+    """
+    return Call(method, _checked(params), _anything, _seconds(params, seconds))
+
+
+def raw_method(
+    method: str, params: Mapping[str, Any] | Sequence[Any] | None, seconds: float | None = None
+) -> Call[msgspec.Raw]:
+    """The same, but the result stays the bytes that the daemon sent."""
+    return Call(method, _checked(params), _raw, _seconds(params, seconds))
+
+
+def _checked(params: Mapping[str, Any] | Sequence[Any] | None) -> Mapping[str, Any] | Sequence[Any]:
+    if params is None:
+        return {}
+    if isinstance(params, str | bytes) or not isinstance(params, Mapping | Sequence):
+        raise InvalidConfig(f"parameters must be a mapping or a sequence, not {type(params).__name__}")
+    return params
+
+
+def _seconds(params: Mapping[str, Any] | Sequence[Any] | None, seconds: float | None) -> float:
+    if seconds is not None:
+        return seconds
+    timeout = params.get("timeout") if isinstance(params, Mapping) else None
+    return bound(timeout) if isinstance(timeout, int) and timeout >= 0 else DEFAULT_BOUND

@@ -1,0 +1,197 @@
+"""``fabstir``: the command-line client.
+
+It is started often and runs for milliseconds, so it uses the blocking client and imports neither an event loop's
+library nor, over IPC, a WebSocket library. CONTRACT, section 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from fabstir_client._version import __version__
+from fabstir_client.discovery import Target
+from fabstir_client.errors import FabstirError, InvalidConfig, RpcError
+
+DONE, REFUSED, USAGE, UNREACHED, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+# Commands that are one call without parameters, and what they are for.
+PLAIN = {
+    "status": "the state of the node",
+    "peers": "the connected peers",
+    "addresses": "where the node listens and what it announces",
+    "metrics": "counters since the daemon started",
+    "start": "start the node, with the daemon's configuration",
+    "stop": "stop the node; the daemon stays",
+    "version": "versions and protocols of the daemon",
+    "config": "the daemon's effective configuration",
+    "shutdown": "stop the daemon",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"fabstir: {message}; see {self.prog} --help\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        status = _run(args)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output has seen enough. Nothing may be written any more, also not at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except FabstirError as error:
+        return _complain(str(error), _status_of(error))
+    return status
+
+
+def _complain(message: str, status: int) -> int:
+    print(f"fabstir: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _status_of(error: FabstirError) -> int:
+    if isinstance(error, RpcError):
+        return REFUSED
+    return USAGE if isinstance(error, InvalidConfig) else UNREACHED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fabstir", description="Drives fabstird, the local P2P daemon.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"fabstir {__version__}")
+    _common(parser, first=True)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        _common(made, first=False)
+        return made
+
+    for name, text in PLAIN.items():
+        command(name, text)
+    connecting = command("connect", "connect to a peer")
+    connecting.add_argument("address", metavar="ADDRESS", help="a multiaddr with /p2p/, or a known peer id")
+    connecting.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
+    disconnecting = command("disconnect", "close all connections to a peer")
+    disconnecting.add_argument("peer", metavar="PEER", help="its peer id")
+    pinging = command("ping", "measure the round trip to a connected peer")
+    pinging.add_argument("peer", metavar="PEER", help="its peer id")
+    pinging.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
+    events = command("events", "print the events that the daemon still holds")
+    events.add_argument("--follow", action="store_true", help="print what comes, from now on unless --after is given")
+    events.add_argument("--after", type=_number, metavar="SEQ", help="only events after this one")
+    events.add_argument("--type", action="append", dest="types", metavar="TYPE", help="only this type; repeatable")
+    waiting = command("wait", "wait until a condition holds")
+    waiting.add_argument("condition", metavar="CONDITION", type=_condition, help=_CONDITIONS)
+    waiting.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait (default: 60)")
+    calling = command("call", "call any method")
+    calling.add_argument("method", metavar="METHOD")
+    calling.add_argument("params", metavar="JSON", nargs="?", type=_json, help="its parameters: an object or an array")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, *, first: bool) -> None:
+    """Options that may stand before or after the command: the later one wins, and an absent one changes nothing."""
+    absent: Any = None if first else argparse.SUPPRESS
+    parser.add_argument(
+        "--json", action="store_true", default=absent or False if first else absent, help="print the result as JSON"
+    )
+    parser.add_argument("--api", default=absent, metavar="ADDRESS", help="ipc:/path or http://host:port")
+    parser.add_argument("--data-dir", default=absent, metavar="DIR", help="the data directory of the daemon to talk to")
+
+
+_CONDITIONS = "ready, started, stopped, peers=N (at least N; peers=0: none) or peer=ID"
+
+
+def _condition(text: str) -> str:
+    name, _, value = text.partition("=")
+    fine = (name == "peer" and value) or (name == "peers" and value.isdecimal())
+    if text not in ("ready", "started", "stopped") and not fine:
+        raise argparse.ArgumentTypeError(f"no such condition: {text!r}; it must be {_CONDITIONS}")
+    return text
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of milliseconds above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return seconds
+
+
+def _json(text: str) -> Any:
+    import msgspec
+
+    try:
+        value = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict | list):
+        raise argparse.ArgumentTypeError(f"parameters must be a JSON object or array, not {text!r}")
+    return value
+
+
+def _run(args: argparse.Namespace) -> int:
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    target = Target(args.api, args.data_dir)
+    if args.command == "events":
+        from fabstir_client.cli_watch import follow, held
+
+        if args.follow:
+            return follow(target, args.types, args.after, as_json=args.json, complain=_complain)
+        return held(target, args.types, args.after, as_json=args.json)
+    if args.command == "wait":
+        from fabstir_client.cli_watch import wait
+
+        return wait(target, args.condition, args.timeout, as_json=args.json, complain=_complain)
+    return _call(target, args)
+
+
+def _call(target: Target, args: argparse.Namespace) -> int:
+    import msgspec
+
+    from fabstir_client.calls import raw_method
+    from fabstir_client.cli_tables import show
+    from fabstir_client.sync_link import call_once
+
+    method, params = args.command, {}
+    if method == "connect":
+        params = {"address": args.address}
+    elif method in ("disconnect", "ping"):
+        params = {"peerId": args.peer}
+    elif method == "call":
+        method, params = args.method, args.params
+    if getattr(args, "timeout", None) is not None:
+        params["timeout"] = args.timeout
+    result = call_once(target, raw_method(method, params))
+    if args.json:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(bytes(result) + b"\n")
+    else:
+        print(show(args.command, msgspec.json.decode(result)))
+    return DONE

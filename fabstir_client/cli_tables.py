@@ -1,0 +1,171 @@
+"""What ``fabstir`` prints for people. The input is results as they came, so that a newer daemon's are printed too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+
+def show(command: str, result: Any) -> str:
+    """The result of ``command`` as text."""
+    return _SHOWN.get(command, _as_json)(result)
+
+
+def clean(value: Any) -> str:
+    """``value`` in one line, without what would steer a terminal: much of it was sent by strangers."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def duration(milliseconds: float) -> str:
+    """``3d 4h``, ``4h 5m``, ``5m 6s`` or ``6s``."""
+    seconds = int(milliseconds) // 1000
+    for size, unit, smaller, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
+        if seconds >= size:
+            return f"{seconds // size}{unit} {seconds % size // smaller}{smaller_unit}"
+    return f"{seconds}s"
+
+
+def instant(milliseconds: int) -> str:
+    """Local time, to the millisecond."""
+    import time
+
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole))}.{rest:03d}"
+
+
+def event_line(event: Mapping[str, Any]) -> str:
+    """One event in one line."""
+    data = event["data"]
+    told = " ".join(f"{key}={_inline(value)}" for key, value in data.items()) if isinstance(data, dict) else clean(data)
+    return f"{instant(event['time'])}  {event['seq']:>5}  {clean(event['type']):<20}  {told}".rstrip()
+
+
+def lagged_line(missed: int | None) -> str:
+    """What stands where events are missing."""
+    if missed is None:
+        return "-- the daemon was restarted; what it did last before that may be missing --"
+    return f"-- {missed} events are missing: the daemon holds them no longer --"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_inline(item) for item in value)}]"
+    text = clean(value)
+    return f'"{text}"' if " " in text else text
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [tuple(head), *(tuple(clean(cell) for cell in row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
+    """Names and values; a list takes one line an element."""
+    lines: list[tuple[str, str]] = []
+    for name, value in pairs:
+        values = value if isinstance(value, list) else [value]
+        lines += [(name if index == 0 else "", clean(item)) for index, item in enumerate(values or ["-"])]
+    width = max((len(name) for name, _ in lines), default=0)
+    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines)
+
+
+def _status(status: dict[str, Any]) -> str:
+    pairs: list[tuple[str, Any]] = [("state", status["state"])]
+    if status.get("error"):
+        pairs.append(("error", status["error"]))
+    if status.get("uptime") is not None:
+        pairs.append(("up", duration(status["uptime"])))
+    pairs += [
+        ("peer id", status["peerId"]),
+        ("peers", f"{status['peers']} ({status['connections']} connections)"),
+        ("listening", status["listenAddresses"]),
+        ("bootstrap", status["bootstrapNodes"]),
+        ("daemon", f"version {status['version']}, run {status['epoch']}, {status['head']} events"),
+    ]
+    return _pairs(pairs)
+
+
+def _peers(peers: list[dict[str, Any]]) -> str:
+    if not peers:
+        return "no peers"
+    rows = []
+    for peer in peers:
+        connections = peer.get("connections") or [{}]
+        latency = peer.get("latency")
+        marks = [name for name in ("bootstrap", "protected") if peer.get(name)]
+        rows.append(
+            (
+                peer["peerId"],
+                peer["direction"],
+                instant(peer["connectedAt"])[:19],
+                "-" if latency is None else f"{latency:.1f} ms",
+                peer.get("agentVersion") or "-",
+                connections[0].get("address", "-") + (f" (+{len(connections) - 1})" if len(connections) > 1 else ""),
+                ",".join(marks) or "-",
+            )
+        )
+    return _table(("PEER", "DIRECTION", "SINCE", "LATENCY", "AGENT", "ADDRESS", "MARKS"), rows)
+
+
+def _addresses(addresses: dict[str, Any]) -> str:
+    names = (("peerId", "peer id"), ("listen", "listening"), ("announced", "announced"), ("observed", "observed"))
+    return _pairs((name, addresses[key]) for key, name in names)
+
+
+def _metrics(metrics: dict[str, Any]) -> str:
+    def value(key: str, given: Any) -> Any:
+        if key == "uptime":
+            return duration(given)
+        return instant(given) if key == "startTime" else given
+
+    return _pairs((key, value(key, given)) for key, given in metrics.items())
+
+
+def _connected(result: dict[str, Any]) -> str:
+    verb = "already connected to" if result["alreadyConnected"] else "connected to"
+    return f"{verb} {clean(result['peerId'])} at {clean(result['address'])} ({clean(result['direction'])})"
+
+
+def _disconnected(result: dict[str, Any]) -> str:
+    return f"disconnected from {clean(result['peerId'])}: {result['closed']} connections closed"
+
+
+def _ping(result: dict[str, Any]) -> str:
+    return f"{clean(result['peerId'])} answered in {result['rtt']:.2f} ms"
+
+
+def _version(result: dict[str, Any]) -> str:
+    return _pairs(result.items())
+
+
+def _shutdown(_: Any) -> str:
+    return "the daemon is stopping"
+
+
+def _as_json(result: Any) -> str:
+    import msgspec
+
+    # Escaped as the wire's encoder does not: what a peer sent must not steer a terminal.
+    text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
+    return "\n".join(clean(line) for line in text.split("\n"))
+
+
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "status": _status,
+    "start": _status,
+    "stop": _status,
+    "peers": _peers,
+    "addresses": _addresses,
+    "metrics": _metrics,
+    "connect": _connected,
+    "disconnect": _disconnected,
+    "ping": _ping,
+    "version": _version,
+    "shutdown": _shutdown,
+}

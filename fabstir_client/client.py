@@ -1,0 +1,221 @@
+"""The asynchronous client, for trio and asyncio."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from fabstir_client import calls, types
+from fabstir_client.cursor import SILENCE
+from fabstir_client.discovery import StrPath, Target
+from fabstir_client.errors import ClientTimeout, ConnectionLost, FabstirError
+from fabstir_client.link import Link
+from fabstir_client.protocol import Call, Pending, Session, T
+from fabstir_client.stream import EventStream
+
+
+def connect(*, api: str | None = None, data_dir: StrPath | None = None, token: str | None = None) -> Client:
+    """A client, to be used as ``async with connect() as client``.
+
+    ``api`` is ``ipc:/path`` or ``http://host:port``; without it the daemon is looked for in ``data_dir`` if that is
+    given, else where FABSTIR_API says, else in the usual places. ``token`` is for http; without it FABSTIR_TOKEN,
+    FABSTIR_TOKEN_FILE and the data directory are asked.
+
+    Entering raises `DaemonUnreachable` where no daemon answers, `Forbidden` where it refuses the token, and
+    `InvalidConfig` where a setting is wrong.
+    """
+    return Client(Target(api, data_dir, token))
+
+
+class _Connection:
+    """A link and the calls in flight on it."""
+
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        self.session: Session[anyio.Event] = Session()
+        self.lost = False
+
+    async def read(self) -> None:
+        """Settle calls as their answers come, until the connection ends."""
+        error: FabstirError = ConnectionLost("the client was closed")
+        try:
+            while True:
+                for message in await self.link.receive():
+                    settled = self.session.receive(message)
+                    if isinstance(settled, Pending):
+                        settled.waiter.set()
+        except FabstirError as reason:
+            error = reason
+        finally:
+            self.lost = True
+            self.link.close()
+            for pending in self.session.fail(error):
+                pending.waiter.set()
+
+
+class Client:
+    """The methods of the daemon (CONTRACT, section 4), any number of them in flight at a time.
+
+    Every method may raise the daemon's own errors (`RpcError`), `ConnectionLost` where the connection ended before the
+    answer came (the daemon may or may not have done it), `ClientTimeout` where no answer came in time, and
+    `DaemonUnreachable`: a call after the connection was lost connects anew, once.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._tasks: TaskGroup | None = None
+        self._connection: _Connection | None = None
+        self._connecting = anyio.Lock()
+        self._streams: weakref.WeakSet[EventStream] = weakref.WeakSet()
+
+    async def __aenter__(self) -> Client:
+        if self._tasks is not None:
+            raise RuntimeError("this client is in use already")
+        link = await Link.open(self._target)
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._adopt(link)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        tasks, self._tasks = self._tasks, None
+        connection, self._connection = self._connection, None
+        if tasks is None:
+            raise RuntimeError("this client is not in use")
+        for stream in list(self._streams):
+            stream.close()
+        if connection is not None:
+            connection.link.close()
+        tasks.cancel_scope.cancel()
+        try:
+            return await tasks.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as group:
+            # What the body raised must reach its caller as it is, not wrapped by a task group that is our own affair.
+            if error is not None and group.exceptions == (error,):
+                return False
+            raise
+
+    def _adopt(self, link: Link) -> _Connection:
+        if self._tasks is None:
+            link.close()
+            raise RuntimeError("this client is used outside of its `async with`")
+        self._connection = _Connection(link)
+        self._tasks.start_soon(self._connection.read, name=f"fabstir_client reader of {link.endpoint}")
+        return self._connection
+
+    async def _connected(self) -> _Connection:
+        if self._tasks is None:
+            raise RuntimeError("this client is used outside of its `async with`")
+        if self._connection is not None and not self._connection.lost:
+            return self._connection
+        async with self._connecting:
+            # Somebody else may have reconnected while we waited for our turn.
+            if self._connection is not None and not self._connection.lost:
+                return self._connection
+            return self._adopt(await Link.open(self._target))
+
+    async def _run(self, call: Call[T]) -> T:
+        pending: Pending[anyio.Event] | None = None
+        connection = await self._connected()
+        try:
+            with anyio.fail_after(call.bound):
+                pending, request = connection.session.begin(call, anyio.Event())
+                with contextlib.suppress(ConnectionLost):
+                    # The reader settles the call then, with what the daemon may have said before it closed.
+                    await connection.link.send(request)
+                await pending.waiter.wait()
+        except TimeoutError:
+            raise ClientTimeout(f"the daemon did not answer {call.method} within {call.bound:g} s") from None
+        finally:
+            if pending is not None:
+                connection.session.forget(pending)
+        return call.read(pending.take())
+
+    async def start(self, config: calls.Config | None = None) -> types.Status:
+        """Start the node; ``config`` overrides keys of ``[node]`` for this run, in camelCase or snake_case.
+
+        Idempotent, and never waits for a dial. Raises `InvalidState` where it runs already with another configuration,
+        `ListenFailed`, and `InvalidConfig` for a key or a type that is none of ``[node]``'s.
+        """
+        return await self._run(calls.start(config))
+
+    async def stop(self) -> types.Status:
+        """Stop the node; idempotent. The daemon stays, and `start` works again."""
+        return await self._run(calls.stop())
+
+    async def status(self) -> types.Status:
+        """The state of the node and of the event log."""
+        return await self._run(calls.status())
+
+    async def peers(self) -> list[types.Peer]:
+        """The connected peers."""
+        return await self._run(calls.peers())
+
+    async def addresses(self) -> types.Addresses:
+        """Where the node listens, what it announces, and what others say they see."""
+        return await self._run(calls.addresses())
+
+    async def metrics(self) -> types.Metrics:
+        """Counters, since the daemon started."""
+        return await self._run(calls.metrics())
+
+    async def connect(self, address: str, timeout: int | None = None) -> types.ConnectResult:
+        """Connect to a multiaddr with ``/p2p/``, or to a peer id whose addresses are known; ``timeout`` in ms.
+
+        Raises `DialFailed`, `DeadlineExceeded`, `PeerNotFound`, `InvalidParams` or `NodeNotRunning`.
+        """
+        return await self._run(calls.connect(address, timeout))
+
+    async def disconnect(self, peer_id: str) -> types.DisconnectResult:
+        """Close all connections to a peer. Raises `PeerNotFound` where there is none."""
+        return await self._run(calls.disconnect(peer_id))
+
+    async def ping(self, peer_id: str, timeout: int | None = None) -> types.PingResult:
+        """Measure the round trip to a connected peer, in ms; ``timeout`` in ms."""
+        return await self._run(calls.ping(peer_id, timeout))
+
+    async def config(self) -> dict[str, Any]:
+        """The daemon's effective configuration, under the keys of its file."""
+        return await self._run(calls.config())
+
+    async def version(self) -> types.VersionResult:
+        """Versions, and the protocols that the node speaks."""
+        return await self._run(calls.version())
+
+    async def shutdown(self) -> None:
+        """Stop the daemon itself, as SIGTERM does."""
+        await self._run(calls.shutdown())
+
+    async def call(
+        self, method: str, params: Mapping[str, Any] | Sequence[Any] | None = None, *, bound: float | None = None
+    ) -> Any:
+        """Any method by name; the result as plain values. ``bound`` is how many seconds to wait for it."""
+        return await self._run(calls.any_method(method, params, bound))
+
+    def events(
+        self,
+        types: Sequence[str] | None = None,
+        after: int | None = None,
+        epoch: str | None = None,
+        *,
+        silence: float = SILENCE,
+        patience: float | None = None,
+    ) -> EventStream:
+        """The events of ``types`` (of all without it), from now on or from after entry ``after`` of run ``epoch``.
+
+        Iterates over `Event` and, where some were missed, `Lagged`. It has a connection of its own, and goes on after
+        the daemon was restarted; it gives up with `DaemonUnreachable` only where ``patience``, in seconds, is given and
+        no daemon came back in that time. Without ``after``, "now" is the first step of the iteration, or the moment of
+        entering ``async with client.events(…) as stream``.
+        """
+        stream = EventStream(self._target, types, after, epoch, silence=silence, patience=patience)
+        self._streams.add(stream)
+        return stream

@@ -1,0 +1,171 @@
+"""How messages are cut out of a stream of bytes, without any I/O: one a line (IPC), or WebSocket (HTTP).
+
+Both framings have the same five verbs, so that the links above them do not care which one they carry.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fabstir_client.errors import BadAnswer, ConnectionLost, FabstirError, Forbidden, TooLarge
+
+if TYPE_CHECKING:
+    from fabstir_client.discovery import Endpoint
+
+MAX_MESSAGE = 64 * 1024 * 1024  # bytes; far above any answer, and a bound on what a stranger can make us hold
+
+
+class Framing(Protocol):
+    """``ready`` is whether messages may be sent."""
+
+    ready: bool
+
+    def hello(self) -> bytes:
+        """What to send first."""
+
+    def frame(self, message: bytes) -> bytes:
+        """``message`` as it goes over the wire."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take in what arrived (empty at the end of the stream); the messages that it completed.
+
+        Raises `ConnectionLost` where the other side has ended the connection, or a more telling `FabstirError`.
+        """
+
+    def outgoing(self) -> bytes:
+        """What the framing itself has to say after `feed`."""
+
+    def goodbye(self) -> bytes:
+        """What to send last."""
+
+
+class Lines:
+    """One JSON text a line."""
+
+    ready = True
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def hello(self) -> bytes:
+        return b""
+
+    def frame(self, message: bytes) -> bytes:
+        return message + b"\n"
+
+    def feed(self, data: bytes) -> list[bytes]:
+        if not data:
+            raise ConnectionLost("the daemon closed the connection")
+        # Only what is new can hold the end of the line: a long one is never searched twice.
+        searched = len(self._buffer)
+        self._buffer += data
+        end = self._buffer.rfind(b"\n", searched)
+        if end < 0:
+            if len(self._buffer) > MAX_MESSAGE:
+                raise BadAnswer(f"the daemon sent a line of more than {MAX_MESSAGE} bytes")
+            return []
+        lines = bytes(self._buffer[:end]).split(b"\n")
+        del self._buffer[: end + 1]
+        return [line for line in lines if line.strip()]
+
+    def outgoing(self) -> bytes:
+        return b""
+
+    def goodbye(self) -> bytes:
+        return b""
+
+
+class WebSocket:
+    """JSON texts as WebSocket messages, over the sans-I/O half of the ``websockets`` library.
+
+    That half needs no task or thread of its own, runs on whatever moves the bytes, and so serves trio, asyncio and
+    blocking sockets alike. Compression is not offered: on loopback it only costs.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        from websockets.client import ClientProtocol
+        from websockets.uri import parse_uri
+
+        self.ready = False
+        self._endpoint = endpoint
+        self._protocol = ClientProtocol(parse_uri(endpoint.websocket_uri), max_size=MAX_MESSAGE)
+        self._parts: list[bytes] = []
+
+    def hello(self) -> bytes:
+        request = self._protocol.connect()
+        if self._endpoint.token is not None:
+            request.headers["Authorization"] = f"Bearer {self._endpoint.token}"
+        self._protocol.send_request(request)
+        return self.outgoing()
+
+    def frame(self, message: bytes) -> bytes:
+        from websockets.exceptions import InvalidState
+
+        try:
+            self._protocol.send_text(message)
+        except InvalidState as error:
+            raise ConnectionLost("the connection to the daemon is closing") from error
+        return self.outgoing()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        from websockets.frames import Frame, Opcode
+
+        if data:
+            self._protocol.receive_data(data)
+        else:
+            self._protocol.receive_eof()
+        messages: list[bytes] = []
+        for event in self._protocol.events_received():
+            if not isinstance(event, Frame):
+                # The answer to the opening handshake; a refusal also shows in handshake_exc.
+                self.ready = self._protocol.handshake_exc is None
+            elif event.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
+                self._parts.append(bytes(event.data))
+                if event.fin:
+                    messages.append(b"".join(self._parts))
+                    self._parts.clear()
+        if self._protocol.handshake_exc is not None:
+            raise self._refusal(self._protocol.handshake_exc)
+        # What arrived before the end still counts; the end shows again at the next, empty, feed.
+        if not messages and (not data or self._protocol.close_expected()):
+            raise self._end()
+        return messages
+
+    def outgoing(self) -> bytes:
+        return b"".join(self._protocol.data_to_send())
+
+    def goodbye(self) -> bytes:
+        from websockets.protocol import State
+
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(1000)
+        return self.outgoing()
+
+    def _end(self) -> FabstirError:
+        received, failure = self._protocol.close_rcvd, self._protocol.parser_exc
+        if received is None and failure is None:
+            return ConnectionLost("the daemon closed the connection")
+        if received is None:
+            return BadAnswer(f"{self._endpoint} does not speak WebSocket as it should: {failure}")
+        if received.code == 1009:
+            return TooLarge(f"the daemon refused the message as too large: {received.reason or 'no reason given'}")
+        reason = f" ({received.reason})" if received.reason else ""
+        return ConnectionLost(f"the daemon closed the connection with code {received.code}{reason}")
+
+    def _refusal(self, error: Exception) -> FabstirError:
+        from websockets.exceptions import InvalidStatus
+
+        if not isinstance(error, InvalidStatus):
+            if isinstance(error.__cause__, EOFError):
+                return ConnectionLost(f"{self._endpoint} closed the connection during the handshake")
+            return BadAnswer(f"{self._endpoint} is no fabstird: {error.__cause__ or error}")
+        status = error.response.status_code
+        if status == 401:
+            return Forbidden(f"{self._endpoint} refused the token ({self._endpoint.token_origin})", status=status)
+        if status == 403:
+            return Forbidden(
+                f"{self._endpoint} refused the Host of the request; see [api] allowed_hosts", status=status
+            )
+        if status >= 500:
+            return ConnectionLost(f"{self._endpoint} answered the handshake with HTTP {status}")
+        return BadAnswer(f"{self._endpoint} is no fabstird: it answered the handshake with HTTP {status}")

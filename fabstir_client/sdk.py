@@ -1,0 +1,131 @@
+"""`FabstirSDK` for trio and asyncio: the P2P half of the TypeScript SDK's class, on top of `P2PClient`."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import anyio
+
+from fabstir_client import calls, types
+from fabstir_client.discovery import StrPath
+from fabstir_client.emitter import Handler, Handlers, check_mode, failure, handling
+from fabstir_client.errors import FabstirError
+from fabstir_client.p2p import P2PClient
+
+logger = logging.getLogger("fabstir_client.p2p")
+
+
+class FabstirSDK:
+    """The P2P half of the TypeScript SDK's class of that name.
+
+    ``mode`` is ``"production"``, which needs ``p2p_config`` (what `P2PClient` takes), or ``"mock"``, in which P2P is
+    disabled. `connect` and `disconnect` never fail over P2P: each failure is an ``error`` event with
+    ``{type: "P2P_ERROR", error: {type, message, …}}``.
+
+    Events: every one of `P2PClient`'s as ``p2p:<event>``, then ``p2p:started`` and ``p2p:stopped``, ``error``,
+    ``connected`` and ``disconnected``.
+    """
+
+    def __init__(
+        self,
+        mode: str = "mock",
+        p2p_config: calls.Config | None = None,
+        *,
+        api: str | None = None,
+        data_dir: StrPath | None = None,
+        token: str | None = None,
+    ) -> None:
+        check_mode(mode, p2p_config)
+        self.mode = mode
+        self._handlers = Handlers()
+        self._p2p: P2PClient | None = None
+        if mode == "production":
+            self._p2p = P2PClient(p2p_config, api=api, data_dir=data_dir, token=token)
+            self._p2p.tap(self._forward)
+        self._connected = False
+        self._tried = False
+        self._told_started = False
+
+    async def __aenter__(self) -> FabstirSDK:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with anyio.CancelScope(shield=True):  # bounded: every wait in disconnect() is
+            await self.disconnect()
+
+    def on(self, event: str, handler: Handler) -> FabstirSDK:
+        """Call ``handler`` with the data of each ``event`` from now on; it may be a coroutine function."""
+        self._handlers.add(event, handler)
+        return self
+
+    def off(self, event: str, handler: Handler) -> FabstirSDK:
+        """Take back an `on`."""
+        self._handlers.remove(event, handler)
+        return self
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether `connect` was called, and `disconnect` was not since."""
+        return self._connected
+
+    async def connect(self) -> None:
+        """Start P2P, in production mode. When it returns, ``p2p:started`` or ``error`` has been emitted."""
+        if self._p2p is not None and not self._p2p.is_started():
+            self._tried, self._told_started = True, False
+            try:
+                await self._p2p.start()
+                if not self._told_started:  # the node was running before us
+                    status = await self._p2p.get_detailed_status()
+                    payload = {"peerId": status.peer_id, "listenAddresses": status.listen_addresses}
+                    await self._emit("p2p:started", payload)
+            except FabstirError as error:
+                await self._failed(failure(error))
+        self._connected = True
+        await self._emit("connected", {})
+
+    async def disconnect(self) -> None:
+        """Stop P2P. When it returns, ``p2p:stopped`` or ``error`` has been emitted if it was started."""
+        if self._p2p is not None:
+            try:
+                await self._p2p.stop()
+            except FabstirError as error:
+                await self._failed(failure(error))
+        self._connected = False
+        await self._emit("disconnected", {})
+
+    def is_p2p_enabled(self) -> bool:
+        return self._p2p is not None
+
+    def is_p2p_connected(self) -> bool:
+        """Whether the node is started, peers or not."""
+        return self._p2p is not None and self._p2p.is_started()
+
+    def get_p2p_status(self) -> Literal["disabled", "connected", "disconnected"]:
+        """``"disabled"`` in mock mode and, as in the TypeScript SDK, before the first `connect`."""
+        if self._p2p is None or not self._tried:
+            return "disabled"
+        return "connected" if self._p2p.is_started() else "disconnected"
+
+    async def get_p2p_metrics(self) -> types.Metrics | None:
+        """None while P2P is not started."""
+        if self._p2p is None or not self._p2p.is_started():
+            return None
+        return await self._p2p.get_p2p_metrics()
+
+    async def _forward(self, name: str, payload: Any) -> None:
+        if name == "p2p:started":
+            self._told_started = True
+        await self._emit(name if name.startswith("p2p:") else f"p2p:{name}", payload)
+        if name == "error":
+            await self._failed(payload)
+
+    async def _failed(self, error: Any) -> None:
+        if not self._handlers.wants("error"):
+            logger.warning("P2P failed, and nobody handles `error`: %s", error)
+        await self._emit("error", {"type": "P2P_ERROR", "error": error})
+
+    async def _emit(self, name: str, payload: Any) -> None:
+        # Inside a handler of the P2PClient it stays that one's: a disconnect() from here must not wait for itself.
+        await self._handlers.emit_async(handling.get() or self, name, payload)

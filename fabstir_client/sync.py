@@ -1,0 +1,199 @@
+"""The blocking client: the twin of `fabstir_client.client`, for programs without an event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fabstir_client import calls, types
+from fabstir_client.cursor import SILENCE
+from fabstir_client.discovery import StrPath, Target
+from fabstir_client.errors import RpcError
+from fabstir_client.protocol import Call, Session, T
+from fabstir_client.sync_link import SyncLink, request
+from fabstir_client.sync_stream import EventStream
+
+if TYPE_CHECKING:
+    from fabstir_client.sync_p2p import P2PClient as P2PClient
+    from fabstir_client.sync_sdk import FabstirSDK as FabstirSDK
+
+__all__ = ["Client", "EventStream", "FabstirSDK", "P2PClient", "connect", "connect_sync"]
+
+KEPT = 4  # idle connections; more than that many calls at a time open and close their own
+
+
+def __getattr__(name: str) -> Any:
+    # Only who drives one of these pays for importing it.
+    if name == "P2PClient":
+        from fabstir_client.sync_p2p import P2PClient
+
+        return P2PClient
+    if name == "FabstirSDK":
+        from fabstir_client.sync_sdk import FabstirSDK
+
+        return FabstirSDK
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def connect_sync(*, api: str | None = None, data_dir: StrPath | None = None, token: str | None = None) -> Client:
+    """A blocking client, to be used as ``with connect_sync() as client``, or as it is and closed with `Client.close`.
+
+    The arguments are those of `fabstir_client.connect`. Entering the ``with`` raises `DaemonUnreachable` where no
+    daemon answers, `Forbidden` where it refuses the token, and `InvalidConfig` where a setting is wrong; without a
+    ``with`` the first call does.
+    """
+    return Client(Target(api, data_dir, token))
+
+
+connect = connect_sync
+
+
+class Client:
+    """The methods of the daemon (CONTRACT, section 4), from any number of threads at a time.
+
+    Every call has a connection to itself while it lasts, so that a slow one delays no other thread; idle connections
+    are kept for the next call. The errors are those of `fabstir_client.client.Client`.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._lock = threading.Lock()
+        self._idle: deque[SyncLink] = deque()
+        self._closed = False
+
+    def __enter__(self) -> Client:
+        with self._lock:
+            self._closed = False
+        self._give_back(self._borrow())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the idle connections; calls in other threads finish on theirs."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, deque()
+        for link in idle:
+            link.close()
+
+    def _borrow(self) -> SyncLink:
+        while True:
+            with self._lock:
+                if self._closed:
+                    raise RuntimeError("this client is closed")
+                link = self._idle.pop() if self._idle else None
+            if link is None:
+                return SyncLink.open(self._target)
+            if link.idle():
+                return link
+            link.close()
+
+    def _give_back(self, link: SyncLink) -> None:
+        with self._lock:
+            if not self._closed and len(self._idle) < KEPT:
+                self._idle.append(link)
+                return
+        link.close()
+
+    def _run(self, call: Call[T]) -> T:
+        link = self._borrow()
+        try:
+            result = request(link, Session(), call, [])
+        except RpcError:
+            # An error that was the answer leaves the connection fit for use; one in its place has ended it.
+            if link.idle():
+                self._give_back(link)
+            else:
+                link.close()
+            raise
+        except BaseException:
+            link.close()
+            raise
+        self._give_back(link)
+        return result
+
+    def start(self, config: calls.Config | None = None) -> types.Status:
+        """Start the node; ``config`` overrides keys of ``[node]`` for this run, in camelCase or snake_case.
+
+        Idempotent, and never waits for a dial. Raises `InvalidState` where it runs already with another configuration,
+        `ListenFailed`, and `InvalidConfig` for a key or a type that is none of ``[node]``'s.
+        """
+        return self._run(calls.start(config))
+
+    def stop(self) -> types.Status:
+        """Stop the node; idempotent. The daemon stays, and `start` works again."""
+        return self._run(calls.stop())
+
+    def status(self) -> types.Status:
+        """The state of the node and of the event log."""
+        return self._run(calls.status())
+
+    def peers(self) -> list[types.Peer]:
+        """The connected peers."""
+        return self._run(calls.peers())
+
+    def addresses(self) -> types.Addresses:
+        """Where the node listens, what it announces, and what others say they see."""
+        return self._run(calls.addresses())
+
+    def metrics(self) -> types.Metrics:
+        """Counters, since the daemon started."""
+        return self._run(calls.metrics())
+
+    def connect(self, address: str, timeout: int | None = None) -> types.ConnectResult:
+        """Connect to a multiaddr with ``/p2p/``, or to a peer id whose addresses are known; ``timeout`` in ms.
+
+        Raises `DialFailed`, `DeadlineExceeded`, `PeerNotFound`, `InvalidParams` or `NodeNotRunning`.
+        """
+        return self._run(calls.connect(address, timeout))
+
+    def disconnect(self, peer_id: str) -> types.DisconnectResult:
+        """Close all connections to a peer. Raises `PeerNotFound` where there is none."""
+        return self._run(calls.disconnect(peer_id))
+
+    def ping(self, peer_id: str, timeout: int | None = None) -> types.PingResult:
+        """Measure the round trip to a connected peer, in ms; ``timeout`` in ms."""
+        return self._run(calls.ping(peer_id, timeout))
+
+    def config(self) -> dict[str, Any]:
+        """The daemon's effective configuration, under the keys of its file."""
+        return self._run(calls.config())
+
+    def version(self) -> types.VersionResult:
+        """Versions, and the protocols that the node speaks."""
+        return self._run(calls.version())
+
+    def shutdown(self) -> None:
+        """Stop the daemon itself, as SIGTERM does."""
+        self._run(calls.shutdown())
+
+    def call(
+        self, method: str, params: Mapping[str, Any] | Sequence[Any] | None = None, *, bound: float | None = None
+    ) -> Any:
+        """Any method by name; the result as plain values. ``bound`` is how many seconds to wait for it."""
+        return self._run(calls.any_method(method, params, bound))
+
+    def call_raw(
+        self, method: str, params: Mapping[str, Any] | Sequence[Any] | None = None, *, bound: float | None = None
+    ) -> bytes:
+        """Any method by name; the result as the JSON that the daemon sent."""
+        return bytes(self._run(calls.raw_method(method, params, bound)))
+
+    def events(
+        self,
+        types: Sequence[str] | None = None,
+        after: int | None = None,
+        epoch: str | None = None,
+        *,
+        silence: float = SILENCE,
+        patience: float | None = None,
+    ) -> EventStream:
+        """The events of ``types`` (of all without it), from now on or from after entry ``after`` of run ``epoch``.
+
+        As `fabstir_client.client.Client.events`, but blocking; `EventStream.get` waits for a given time only.
+        """
+        return EventStream(self._target, types, after, epoch, silence=silence, patience=patience)
