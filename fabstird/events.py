@@ -7,10 +7,11 @@ is queued for anybody, so a slow reader costs no memory and delays nobody (CONTR
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -93,35 +94,17 @@ class EventLog:
             return self.oldest - 1, Gap(self.oldest - 1 - after, self.oldest)
         return after, None
 
-    def read(self, after: int) -> list[Entry | Gap]:
-        """Everything that is kept after entry ``after``, led by a `Gap` where some of it is gone."""
+    def read(self, after: int, limit: int | None = None) -> list[Entry | Gap]:
+        """What is kept after entry ``after``, at most ``limit`` entries, led by a `Gap` where some of it is gone."""
         if after >= self.head:
             return []
         start = after + 1 - self.oldest
-        if start < 0:
-            return [Gap(-start, self.oldest), *self._ring]
-        ring = self._ring
-        return [ring[index] for index in range(start, len(ring))] if start else list(ring)
+        found: list[Entry | Gap] = [Gap(-start, self.oldest)] if start < 0 else []
+        start = max(start, 0)
+        found += itertools.islice(self._ring, start, None if limit is None else start + limit)
+        return found
 
     async def wait_beyond(self, after: int) -> None:
         """Return once there is an entry after ``after``; unbounded: the caller brings the deadline."""
         while after >= self.head:
-            await self._more.wait()
-
-    async def follow(self, after: int) -> AsyncIterator[Entry | Gap]:
-        """Entries after ``after``, for ever, at the reader's own pace.
-
-        Reads one entry at a time from the ring, so that what a reader has not asked for yet is held nowhere but there.
-        """
-        while True:
-            while after < self.head:
-                oldest = self.oldest
-                if after + 1 < oldest:
-                    gap = Gap(oldest - 1 - after, oldest)
-                    after = oldest - 1
-                    yield gap
-                else:
-                    entry = self._ring[after + 1 - oldest]
-                    after = entry.seq
-                    yield entry
             await self._more.wait()

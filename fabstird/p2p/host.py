@@ -36,6 +36,7 @@ from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.upgrader import TransportUpgrader
 
 from fabstird.log import get_logger
+from fabstird.metrics import Totals
 from fabstird.p2p import identify
 from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
@@ -165,6 +166,21 @@ class Host:
     def links(self, peer_id: str | None = None) -> list[Link]:
         """Connections that are up, oldest first: all, or those of one peer."""
         return self.swarm.links(peer_id)
+
+    def totals(self) -> Totals:
+        """What this host has counted since it was opened."""
+        swarm = self.swarm
+        return Totals(
+            handshakes_failed=swarm.handshakes_failed,
+            refused_connections=swarm.refused,
+            stream_errors=swarm.stream_errors,
+            bytes_received=swarm.traffic.received,
+            bytes_sent=swarm.traffic.sent,
+        )
+
+    def set_limits(self, limits: Limits) -> None:
+        """Limits for connections that come from now on."""
+        self.swarm.limits = limits
 
     def info(self, peer_id: str) -> PeerInfo | None:
         """What identify told of a connected peer; None before it has."""

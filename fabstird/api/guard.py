@@ -1,0 +1,146 @@
+"""Who may speak to the HTTP endpoints. In front of everything, so that a refused request reaches no handler.
+
+The order is CONTRACT's: Host, Origin, token, content type, size. A page in a browser cannot set Host or forge Origin,
+which is what stops DNS rebinding and cross-site requests; the token stops other users of the machine.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import parse_qs
+
+from fabstird.log import get_logger
+
+log = get_logger("api.guard")
+
+Scope = dict[str, Any]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+OPEN_PATHS = ("/healthz", "/readyz")
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    status: HTTPStatus
+    reason: str
+
+
+class Guard:
+    """An ASGI application in front of another."""
+
+    def __init__(
+        self, app: App, token: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str], max_bytes: int
+    ) -> None:
+        self._app = app
+        self._token = token.encode()
+        self._hosts = {host.lower() for host in allowed_hosts}
+        self._origins = set(allowed_origins)
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = _headers(scope)
+        refusal = self._refusal(scope, headers)
+        origin = _single(headers, b"origin")
+        allowed = {b"access-control-allow-origin": origin, b"vary": b"origin"} if origin and not refusal else {}
+        if refusal is not None:
+            log.debug("request refused", path=scope["path"], status=refusal.status.value, reason=refusal.reason)
+            await _respond(scope, receive, send, refusal.status, {}, refusal.reason)
+        elif allowed and scope["type"] == "http" and scope["method"] == "OPTIONS":
+            # A preflight carries no token; the request that follows it does.
+            preflight = {
+                b"access-control-allow-methods": b"GET, POST",
+                b"access-control-allow-headers": b"authorization, content-type",
+            }
+            await _respond(scope, receive, send, HTTPStatus.NO_CONTENT, {**allowed, **preflight}, "")
+        else:
+            await self._app(scope, receive, _with_headers(send, allowed) if allowed else send)
+
+    def _refusal(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> Refusal | None:
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 only")
+        host = _single(headers, b"host")
+        if host is None or _hostname(host.decode("latin-1")) not in self._hosts:
+            return Refusal(HTTPStatus.FORBIDDEN, "this Host is not in [api] allowed_hosts")
+        if b"origin" in headers:
+            origin = _single(headers, b"origin")
+            if origin is None or origin.decode("latin-1") not in self._origins:
+                return Refusal(HTTPStatus.FORBIDDEN, "this Origin is not in [api] allowed_origins")
+            if scope["type"] == "http" and scope["method"] == "OPTIONS":
+                return None
+        if scope["path"] not in OPEN_PATHS and not self._authorized(scope, headers):
+            return Refusal(HTTPStatus.UNAUTHORIZED, "needs Authorization: Bearer <api.token>")
+        if scope["type"] == "http" and scope["method"] == "POST":
+            content_type = _single(headers, b"content-type") or b""
+            if content_type.split(b";")[0].strip().lower() != b"application/json":
+                return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json")
+            length = _single(headers, b"content-length")
+            if length is not None and int(length) > self._max_bytes:
+                return Refusal(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"[api] max_request_bytes allows {self._max_bytes} bytes"
+                )
+        return None
+
+    def _authorized(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> bool:
+        given = b""
+        if b"authorization" in headers:
+            scheme, _, credentials = (_single(headers, b"authorization") or b"").partition(b" ")
+            given = credentials.strip() if scheme.lower() == b"bearer" else b""
+        elif scope["type"] == "websocket" and scope["path"] == "/ws":
+            tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+            given = tokens[0].encode() if len(tokens) == 1 else b""
+        return hmac.compare_digest(given, self._token)
+
+
+def _headers(scope: Scope) -> dict[bytes, list[bytes]]:
+    headers: dict[bytes, list[bytes]] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.lower(), []).append(value)
+    return headers
+
+
+def _single(headers: dict[bytes, list[bytes]], name: bytes) -> bytes | None:
+    """The header's value; None where it is missing or, what nothing honest sends, there twice."""
+    values = headers.get(name, [])
+    return values[0] if len(values) == 1 else None
+
+
+def _hostname(host: str) -> str:
+    """Without the port, and without the brackets of an IPv6 address."""
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+async def _respond(
+    scope: Scope, receive: Any, send: Any, status: HTTPStatus, extra: dict[bytes, bytes], text: str
+) -> None:
+    prefix = "http"
+    if scope["type"] == "websocket":
+        await receive()  # the connect event; the upgrade is then answered with a plain response
+        prefix = "websocket.http"
+    body = f"{text}\n".encode() if text else b""
+    headers = [*extra.items()]
+    if status is not HTTPStatus.NO_CONTENT:
+        headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"text/plain; charset=utf-8")]
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers.append((b"www-authenticate", b"Bearer"))
+    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        headers.append((b"connection", b"close"))  # its body stays unread
+    await send({"type": f"{prefix}.response.start", "status": status.value, "headers": headers})
+    await send({"type": f"{prefix}.response.body", "body": body})
+
+
+def _with_headers(send: Any, extra: dict[bytes, bytes]) -> Any:
+    async def wrapped(message: dict[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *extra.items()]}
+        await send(message)
+
+    return wrapped

@@ -1,0 +1,167 @@
+"""The composition root: what exists, in what order it starts, and the reverse in which it stops.
+
+The IPC endpoint answers first; HTTP's libraries and then libp2p are imported behind it, in threads. READY is told once
+the whole API listens; no bootstrap node can delay it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import trio
+
+from fabstir_client.errors import FabstirError
+from fabstir_client.types import EventData, PeerConnected, PeerDisconnected, PeerIdentified
+from fabstird import __version__, config, datadir, log, tasks
+from fabstird.api import ipc
+from fabstird.config import Config
+from fabstird.events import Entry, EventLog
+from fabstird.identity import Identity, load_or_make
+from fabstird.metrics import Counters
+from fabstird.p2p.book import Book
+from fabstird.p2p.node import Node, load_libp2p
+from fabstird.rpc.dispatch import Dispatcher
+from fabstird.rpc.methods import METHODS, Services
+from fabstird.signals import Signals
+from fabstird.systemd import notify
+
+logger = log.get_logger("daemon")
+
+STOPPING = 3.0  # seconds for the node to stop; what has not ended then is cut
+LAST_WORDS = 0.2  # seconds for subscribers to read the events of the stop
+QUIET = (PeerConnected, PeerDisconnected, PeerIdentified)  # a busy node's log would hold nothing else
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How the daemon was started: enough to read its configuration again."""
+
+    config_file: Path | None
+    overrides: tuple[str, ...]
+    data_dir: Path
+    data_dir_given: bool
+
+    def read_config(self) -> Config:
+        return config.load(self.config_file, os.environ, self.overrides)
+
+
+async def run(launch: Launch, settings: Config, signals: Signals) -> None:
+    """Run the daemon until it is told to stop.
+
+    Raises `DataDirError`, `DataDirInUse`, `IdentityError` and `BindError`, before anything listens or in its place.
+    """
+    stopping = trio.Event()
+    datadir.prepare(launch.data_dir)
+    with datadir.locked(launch.data_dir):
+        identity = _identity(launch.data_dir)
+        token = datadir.read_token(launch.data_dir)
+        book = Book(launch.data_dir / "peers.json")
+        book.load()
+        events, counters = EventLog(settings.events.history), Counters()
+        events.tap(_log_event)
+        node = Node(settings, identity, events, counters, book)
+        services = Services(settings, events, counters, node, stopping.set)
+        signals.attach(stopping.set, lambda: _reload(launch, node), _log_tasks)
+        logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
+        async with _api(launch, services, token):
+            notify("READY=1", f"STATUS=peer {identity.peer_id}")
+            await _run_node(node, settings.node.auto_start, stopping)
+    logger.info("daemon stopped")
+
+
+def _identity(data_dir: Path) -> Identity:
+    path = data_dir / "identity.key"
+    identity = load_or_make(path)
+    if datadir.others_may_read(path):
+        logger.warning("the identity file can be read by others", file=str(path), cure=f"chmod 600 {path}")
+    return identity
+
+
+@asynccontextmanager
+async def _api(launch: Launch, services: Services, token: str) -> AsyncIterator[None]:
+    """Every endpoint, and ``api.json`` for as long as they listen."""
+    api = services.config.api
+    dispatcher = Dispatcher(METHODS, api.max_batch)
+    path = datadir.locate_ipc(api.ipc, launch.data_dir, data_dir_given=launch.data_dir_given)
+    async with _ipc(path, services, dispatcher), _http(services, dispatcher, token) as where:
+        if path is None and where is None:
+            logger.warning("the API is switched off: [api] ipc and http are both empty")
+        about = {"pid": os.getpid(), "epoch": services.events.epoch, "version": __version__}
+        about |= {"ipc": str(path) if path else None, "http": where}
+        file = launch.data_dir / "api.json"
+        datadir.write_whole(file, msgspec.json.encode(about) + b"\n")
+        logger.info("API ready", ipc=about["ipc"], http=where)
+        try:
+            yield
+        finally:
+            file.unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def _ipc(path: Path | None, services: Services, dispatcher: Dispatcher) -> AsyncIterator[None]:
+    if path is None:
+        yield
+        return
+    async with ipc.serving(path, int(services.config.api.ipc_mode, 8), services, dispatcher):
+        yield
+
+
+@asynccontextmanager
+async def _http(services: Services, dispatcher: Dispatcher, token: str) -> AsyncIterator[str | None]:
+    if not services.config.api.http:
+        yield None
+        return
+    http = await trio.to_thread.run_sync(importlib.import_module, "fabstird.api.http")
+    async with http.serving(services, dispatcher, token) as where:
+        yield where
+
+
+async def _run_node(node: Node, auto_start: bool, stopping: trio.Event) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.run)
+        nursery.start_soon(_begin, node, auto_start)
+        await stopping.wait()
+        notify("STOPPING=1")
+        logger.info("daemon stopping")
+        with trio.move_on_after(STOPPING):
+            await node.stop()
+            await trio.sleep(LAST_WORDS)
+        nursery.cancel_scope.cancel()
+
+
+async def _begin(node: Node, auto_start: bool) -> None:
+    """Import libp2p behind the API's back, so that a later start is quick too; start the node if it is to be."""
+    await load_libp2p()
+    if auto_start:
+        try:
+            await node.start()
+        except FabstirError as error:
+            logger.error("the node did not start; correct the cause and call start", error=str(error))  # noqa: TRY400
+
+
+def _reload(launch: Launch, node: Node) -> None:
+    """SIGHUP: take over what can change while running; a wrong configuration changes nothing."""
+    try:
+        settings = launch.read_config()
+    except config.ConfigError as error:
+        logger.error("configuration not reloaded", mistakes=error.mistakes)  # noqa: TRY400
+        return
+    log.set_level(settings.log.level)
+    node.set_limits(settings.connections)
+    logger.info("configuration reloaded", applied=["log.level", "connections"])
+
+
+def _log_tasks() -> None:
+    logger.warning("task tree", tree=tasks.tree())
+
+
+def _log_event(entry: Entry) -> None:
+    data: EventData = entry.data
+    write = logger.debug if isinstance(data, QUIET) else logger.info
+    write(entry.type, seq=entry.seq, **{("kind" if key == "type" else key): v for key, v in data.to_dict().items()})

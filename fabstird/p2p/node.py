@@ -1,0 +1,252 @@
+"""The node: started, stopped and started again, any number of times, with one identity.
+
+One task, `Node.run`, owns the host for as long as it is up; `start` and `stop` only say what is wanted and wait for it.
+libp2p takes longer to import than all the rest, so it is imported by the first start, in a thread, and nothing here
+imports it before (LAB.md, trap 16).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import trio
+
+from fabstir_client.errors import FabstirError, InvalidParams, InvalidState, ListenFailed, NodeNotRunning
+from fabstir_client.types import Addresses, NodeStarted, NodeState, NodeStopped, Peer
+from fabstird import __version__
+from fabstird.config import Config, ConfigError, ConnectionsConfig, NodeConfig, override_node
+from fabstird.events import EventLog
+from fabstird.identity import Identity
+from fabstird.log import adopt_libraries, get_logger
+from fabstird.metrics import Counters, Totals
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from fabstird.p2p.book import Book
+    from fabstird.p2p.connections import Connections
+    from fabstird.p2p.host import Host, Limits
+
+log = get_logger("node")
+
+SAVE_INTERVAL = 30.0  # seconds between two looks at whether known peers changed
+
+
+@dataclass(slots=True)
+class _Running:
+    """What there is while the host is up."""
+
+    host: Host
+    connections: Connections
+    started_at: int  # ms, wall clock
+    opened: float  # s, steady clock
+
+
+class Node:
+    """State machine and owner of the host. Every method is for tasks of the same trio run."""
+
+    def __init__(self, config: Config, identity: Identity, events: EventLog, counters: Counters, book: Book) -> None:
+        self.state: NodeState = "stopped"
+        self.error: str | None = None
+        self.identity = identity
+        self.settings = config.node  # of the current run, or of the last one
+        self._base = config.node
+        self._limits = config.connections
+        self._events = events
+        self._counters = counters
+        self._book = book
+        self._running: _Running | None = None
+        self._failure: FabstirError | None = None
+        self._wanted: NodeConfig | None = None  # to be started with this
+        self._scope: trio.CancelScope | None = None  # ends the current run
+        self._changed = trio.Event()
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Start and stop
+
+    async def start(self, overrides: Mapping[str, Any] | None = None) -> None:
+        """Start the node, or do nothing where it is started. Returns once it listens, without waiting for any dial.
+
+        Raises `InvalidParams` for bad overrides, `InvalidState` where it is started with another configuration,
+        `ListenFailed`.
+        """
+        try:
+            wanted = override_node(self._base, overrides or {})
+        except ConfigError as error:
+            raise InvalidParams("; ".join(error.mistakes), param="config", mistakes=error.mistakes) from error
+        while self.state == "stopping":
+            await self._changed.wait()
+        if self.state in ("starting", "started"):
+            if overrides and wanted != self.settings:
+                raise InvalidState("the node is started with another configuration; stop it first")
+        else:
+            self._wanted = self.settings = wanted
+            self._failure = None
+            self._enter("starting")
+        while self.state == "starting":
+            await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+        if self.state != "started":
+            raise InvalidState("the node was stopped before it had started")
+
+    async def stop(self) -> None:
+        """Stop the node, or do nothing where it is stopped. Returns when every connection, dial and retry has ended."""
+        if self.state in ("starting", "started"):
+            self._enter("stopping")
+            if self._scope is not None:
+                self._scope.cancel()
+        elif self.state == "failed":
+            self._enter("stopped")
+        while self.state == "stopping":
+            await self._changed.wait()
+
+    async def run(self) -> None:
+        """Serve starts and stops until cancelled. An error that is no start's own leaves here and ends the process."""
+        while True:
+            while self._wanted is None:
+                await self._changed.wait()
+            wanted, self._wanted = self._wanted, None
+            with trio.CancelScope() as self._scope:
+                if self.state == "stopping":  # a stop came before this task had its turn
+                    self._scope.cancel()
+                await self._run_once(wanted)
+            self._scope = None
+            if self.state != "failed":
+                self._enter("stopped")
+
+    async def _run_once(self, settings: NodeConfig) -> None:
+        await load_libp2p()
+        from fabstird.p2p.connections import Connections
+        from fabstird.p2p.host import Host, HostSettings, ListenError
+
+        connections = Connections(settings, self._events, self._counters, self._book)
+        announced = False
+        try:
+            async with Host.open(
+                HostSettings(
+                    seed=self.identity.seed,
+                    agent=f"fabstird/{__version__}",
+                    limits=_limits(self._limits),
+                    listen=settings.listen_addresses,
+                    announce=settings.announce_addresses,
+                ),
+                connections,
+            ) as host:
+                self._running = _Running(host, connections, int(time.time() * 1000), trio.current_time())
+                announced = True
+                self._enter("started")
+                self._events.publish(NodeStarted(peer_id=host.peer_id, listen_addresses=host.listen_addresses()))
+                try:
+                    async with trio.open_nursery() as nursery:
+                        nursery.start_soon(self._keep_book)
+                        await connections.run(host)
+                finally:
+                    if self.state == "started":  # the daemon itself is ending
+                        self._enter("stopping")
+        except ListenError as error:
+            self._failure = ListenFailed(str(error), address=error.address, reason=error.reason)
+            self.error = str(error)
+            log.warning("node failed to start", error=str(error))
+            self._enter("failed")
+        finally:
+            if self._running is not None:
+                self._counters.totals += self._running.host.totals()
+                self._running = None
+            if announced:
+                self._save_book()
+                self._events.publish(NodeStopped(peer_id=self.identity.peer_id))
+
+    def _enter(self, state: NodeState) -> None:
+        self.state = state
+        if state != "failed":
+            self.error = None
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _keep_book(self) -> None:
+        while True:
+            await trio.sleep(SAVE_INTERVAL)
+            self._save_book()
+
+    def _save_book(self) -> None:
+        try:
+            self._book.save()
+        except OSError as error:
+            log.warning("known peers could not be saved", error=error.strerror)
+
+    def set_limits(self, limits: ConnectionsConfig) -> None:
+        """Limits of ``[connections]`` from now on."""
+        self._limits = limits
+        if self._running is not None:
+            self._running.host.set_limits(_limits(limits))
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # How it stands
+
+    @property
+    def connections(self) -> Connections:
+        """The manager of the current run. Raises `NodeNotRunning`."""
+        if self._running is None or self.state != "started":
+            raise NodeNotRunning(f"the node is {self.state}; call start first", state=self.state)
+        return self._running.connections
+
+    @property
+    def started_at(self) -> int | None:
+        """Milliseconds since the epoch; None while it is not started."""
+        return self._running.started_at if self._running else None
+
+    @property
+    def uptime(self) -> int | None:
+        """Milliseconds since it started, by a clock that does not jump; None while it is not started."""
+        return int((trio.current_time() - self._running.opened) * 1000) if self._running else None
+
+    def peers(self) -> list[Peer]:
+        return self._running.connections.peers() if self._running else []
+
+    def peer_ids(self) -> list[str]:
+        return self._running.connections.peer_ids() if self._running else []
+
+    def connection_count(self) -> int:
+        return self._running.connections.count() if self._running else 0
+
+    def listen_addresses(self) -> list[str]:
+        return self._running.host.listen_addresses() if self._running else []
+
+    def protocols(self) -> list[str]:
+        return self._running.host.protocols() if self._running else []
+
+    def addresses(self) -> Addresses:
+        host = self._running.host if self._running else None
+        return Addresses(
+            peer_id=self.identity.peer_id,
+            listen=host.listen_addresses() if host else [],
+            announced=host.announced_addresses() if host else [],
+            observed=host.observed_addresses() if host else [],
+        )
+
+    def totals(self) -> Totals:
+        """Over all runs since the daemon started."""
+        past = self._counters.totals
+        return past + self._running.host.totals() if self._running else past
+
+
+def _limits(config: ConnectionsConfig) -> Limits:
+    from fabstird.p2p.host import Limits
+
+    return Limits(config.max, config.max_per_ip, config.handshake_timeout / 1000)
+
+
+async def load_libp2p() -> None:
+    """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
+    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.connections")
+    adopt_libraries()
+
+
+def libp2p_version() -> str:
+    return importlib.metadata.version("libp2p")

@@ -1,0 +1,295 @@
+"""The methods of the API: one line of table each, over a thin handler. CONTRACT, section 4."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import trio
+
+from fabstir_client.errors import InvalidParams, MethodNotFound
+from fabstir_client.types import (
+    Addresses,
+    ConnectParams,
+    ConnectResult,
+    DisconnectParams,
+    DisconnectResult,
+    EventsParams,
+    EventsResult,
+    Metrics,
+    NoParams,
+    Peer,
+    PingParams,
+    PingResult,
+    StartParams,
+    Status,
+    SubscribeParams,
+    SubscribeResult,
+    UnsubscribeParams,
+    UnsubscribeResult,
+    VersionResult,
+)
+from fabstird import __version__
+from fabstird.config import Config
+from fabstird.events import AfterHead, EventLog, Gap
+from fabstird.metrics import Counters, Gauges
+from fabstird.p2p.node import Node, libp2p_version
+from fabstird.rpc.dispatch import Call, Method
+from fabstird.rpc.events import envelope, known_types, matches, position
+
+MAX_EVENTS = 1000  # entries in one answer of `events`
+MAX_WAIT = 60000  # ms that `events` waits at most
+
+
+class Subscriber(Protocol):
+    """A connection that can be subscribed on. The stream of a subscription begins after its reply is sent."""
+
+    def subscribe(self, call: Call, after: int, gap: Gap | None, types: frozenset[str] | None) -> str: ...
+
+    def unsubscribe(self, subscription: str) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the methods work on; made once, by `daemon`."""
+
+    config: Config
+    events: EventLog
+    counters: Counters
+    node: Node
+    shutdown: Callable[[], None]
+
+    def status(self) -> Status:
+        """How things stand at this instant. Waits for nothing, so that a snapshot is one instant's."""
+        node = self.node
+        return Status(
+            state=node.state,
+            connected=node.state == "started",
+            peer_id=node.identity.peer_id,
+            connections=node.connection_count(),
+            peers=len(node.peer_ids()),
+            bootstrap_nodes=list(node.settings.bootstrap_nodes),
+            listen_addresses=node.listen_addresses(),
+            version=__version__,
+            epoch=self.events.epoch,
+            head=self.events.head,
+            start_time=node.started_at,
+            uptime=node.uptime,
+            error=node.error,
+        )
+
+    def gauges(self) -> Gauges:
+        node = self.node
+        return Gauges(
+            connections=node.connection_count(),
+            peers=len(node.peer_ids()),
+            started=node.state == "started",
+            events_head=self.events.head,
+            totals=node.totals(),
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The node
+
+
+async def start(call: Call, params: StartParams) -> Status:
+    await call.services.node.start(params.config)
+    return call.services.status()
+
+
+async def stop(call: Call, _: NoParams) -> Status:
+    await call.services.node.stop()
+    return call.services.status()
+
+
+async def status(call: Call, _: NoParams) -> Status:
+    return call.services.status()
+
+
+async def peers(call: Call, _: NoParams) -> list[Peer]:
+    return call.services.node.peers()
+
+
+async def addresses(call: Call, _: NoParams) -> Addresses:
+    return call.services.node.addresses()
+
+
+async def metrics(call: Call, _: NoParams) -> Metrics:
+    services = call.services
+    node, counters = services.node, services.counters
+    totals = node.totals()
+    ids = node.peer_ids()
+    return Metrics(
+        connected=node.state == "started",
+        peer_id=node.identity.peer_id,
+        connections=node.connection_count(),
+        total_peers=len(ids),
+        connected_peers=ids,
+        listen_addresses=node.listen_addresses(),
+        bootstrap_nodes=list(node.settings.bootstrap_nodes),
+        failed_connections=counters.failed_connections,
+        successful_connections=counters.successful_connections,
+        inbound_connections=counters.inbound_connections,
+        outbound_connections=counters.outbound_connections,
+        retries=counters.retries,
+        handshakes_failed=totals.handshakes_failed,
+        refused_connections=totals.refused_connections,
+        stream_errors=totals.stream_errors,
+        events_published=services.events.head,
+        bytes_received=totals.bytes_received,
+        bytes_sent=totals.bytes_sent,
+        start_time=node.started_at,
+        uptime=node.uptime,
+    )
+
+
+async def connect(call: Call, params: ConnectParams) -> ConnectResult:
+    return await call.services.node.connections.connect(params.address, _timeout(params.timeout))
+
+
+async def disconnect(call: Call, params: DisconnectParams) -> DisconnectResult:
+    closed = await call.services.node.connections.disconnect(params.peer_id)
+    return DisconnectResult(peer_id=params.peer_id, closed=closed)
+
+
+async def ping(call: Call, params: PingParams) -> PingResult:
+    peer_id, rtt = await call.services.node.connections.ping(params.peer_id, _timeout(params.timeout))
+    return PingResult(peer_id=peer_id, rtt=rtt)
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Events
+
+
+async def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
+    subscriber = _subscriber(call)
+    services = call.services
+    after, gap = _position(services.events, params.after, params.epoch)
+    subscription = subscriber.subscribe(call, after, gap, _types(params.types))
+    # Nothing waits between here and the return: head, status, peers and the cursor are of one instant.
+    return SubscribeResult(
+        subscription=subscription,
+        epoch=services.events.epoch,
+        head=services.events.head,
+        status=services.status(),
+        peers=services.node.peers(),
+    )
+
+
+async def unsubscribe(call: Call, params: UnsubscribeParams) -> UnsubscribeResult:
+    if not _subscriber(call).unsubscribe(params.subscription):
+        raise InvalidParams(
+            f'Invalid params: subscription: there is no "{params.subscription}" on this connection',
+            param="subscription",
+        )
+    return UnsubscribeResult(subscription=params.subscription)
+
+
+def _subscriber(call: Call) -> Subscriber:
+    if call.subscriber is None:
+        raise MethodNotFound("subscriptions need the IPC socket or a WebSocket; over POST /rpc, call events")
+    subscriber: Subscriber = call.subscriber
+    return subscriber
+
+
+async def events(call: Call, params: EventsParams) -> EventsResult:
+    """Without ``after``: everything that the log still holds, as syncthing's event API gives it."""
+    log = call.services.events
+    types = _types(params.types)
+    limit = MAX_EVENTS if params.limit is None else params.limit
+    if not 1 <= limit <= MAX_EVENTS:
+        raise InvalidParams(f"Invalid params: limit: must be 1 to {MAX_EVENTS}, not {limit}", param="limit")
+    wait = 0 if params.timeout is None else params.timeout
+    if not 0 <= wait <= MAX_WAIT:
+        raise InvalidParams(f"Invalid params: timeout: must be 0 to {MAX_WAIT} ms, not {wait}", param="timeout")
+    wanted = log.oldest - 1 if params.after is None else params.after
+    after, gap = _position(log, wanted, params.epoch)
+    missed = 0 if gap is None else gap.missed
+    found: list[Any] = []
+    with trio.move_on_after(wait / 1000):
+        while True:
+            for item in log.read(after):
+                after = position(item)
+                if isinstance(item, Gap):
+                    missed = item.missed  # the ring went past us while we waited
+                elif matches(item, types):
+                    found.append(envelope(item))
+                    if len(found) == limit:
+                        break
+            if found or missed != 0:
+                break
+            await log.wait_beyond(after)
+    return EventsResult(epoch=log.epoch, head=log.head, events=found, missed=missed)
+
+
+def _position(log: EventLog, after: int | None, epoch: str | None) -> tuple[int, Gap | None]:
+    if after is not None and after < 0:
+        raise InvalidParams(f"Invalid params: after: must be 0 or more, not {after}", param="after")
+    try:
+        return log.start_after(after, epoch)
+    except AfterHead as error:
+        raise InvalidParams(f"Invalid params: {error}", param="after", head=log.head) from error
+
+
+def _types(types: list[str] | None) -> frozenset[str] | None:
+    if types is None:
+        return None
+    for name in types:
+        if name not in known_types():
+            raise InvalidParams(
+                f'Invalid params: types: unknown event type "{name}"; known are {", ".join(known_types())}',
+                param="types",
+            )
+    return frozenset(types)
+
+
+def _timeout(timeout: int | None) -> int | None:
+    if timeout is not None and timeout <= 0:
+        raise InvalidParams(
+            f"Invalid params: timeout: must be a positive number of milliseconds, not {timeout}", param="timeout"
+        )
+    return timeout
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The daemon
+
+
+async def config(call: Call, _: NoParams) -> dict[str, Any]:
+    return call.services.config.to_dict()
+
+
+async def version(call: Call, _: NoParams) -> VersionResult:
+    return VersionResult(
+        version=__version__,
+        python=platform.python_version(),
+        libp2p=libp2p_version(),
+        protocols=call.services.node.protocols(),
+    )
+
+
+async def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
+    call.after_reply.append(call.services.shutdown)
+    return {}
+
+
+METHODS = [
+    Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True),
+    Method("stop", NoParams, Status, "Stop the node: end connections, dials and pending retries", stop, changes=True),
+    Method("status", NoParams, Status, "State of the node and where the event log stands", status),
+    Method("peers", NoParams, list[Peer], "Connected peers, one entry a peer", peers),
+    Method("addresses", NoParams, Addresses, "Addresses: listened on, announced, observed by peers", addresses),
+    Method("metrics", NoParams, Metrics, "Counters since the daemon started", metrics),
+    Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True),
+    Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True),
+    Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping),
+    Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe),
+    Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe),
+    Method("events", EventsParams, EventsResult, "Events after a number; waits for one where there is none", events),
+    Method("config", NoParams, dict[str, Any], "The effective configuration", config),
+    Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
+    Method("shutdown", NoParams, dict[str, Any], "Stop the daemon, as on SIGTERM", shutdown, changes=True),
+]  # fmt: skip
