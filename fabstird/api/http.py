@@ -20,7 +20,7 @@ from fabstird.api.session import Session
 from fabstird.api.unix import listening
 from fabstird.config import ApiConfig, split_host_port
 from fabstird.log import get_logger
-from fabstird.metrics import exposition
+from fabstird.prometheus import exposition
 from fabstird.rpc.dispatch import Call, Caller, Dispatcher
 from fabstird.rpc.methods import Services
 
