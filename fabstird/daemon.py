@@ -27,7 +27,8 @@ from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node, load_libp2p
 from fabstird.rpc.dispatch import Dispatcher
-from fabstird.rpc.methods import METHODS, Services
+from fabstird.rpc.methods import METHODS
+from fabstird.rpc.services import Services
 from fabstird.signals import Signals
 from fabstird.systemd import notify
 

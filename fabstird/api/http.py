@@ -22,7 +22,7 @@ from fabstird.config import ApiConfig, split_host_port
 from fabstird.log import get_logger
 from fabstird.prometheus import exposition
 from fabstird.rpc.dispatch import Call, Caller, Dispatcher
-from fabstird.rpc.methods import Services
+from fabstird.rpc.services import Services
 
 log = get_logger("api.http")
 

@@ -17,7 +17,7 @@ from fabstird.api.session import Session
 from fabstird.api.unix import listening
 from fabstird.log import get_logger
 from fabstird.rpc.dispatch import Caller, Dispatcher
-from fabstird.rpc.methods import Services
+from fabstird.rpc.services import Services
 
 log = get_logger("api.ipc")
 

@@ -15,7 +15,7 @@ import trio
 from fabstird.events import Gap
 from fabstird.rpc.dispatch import Call, Caller, Dispatcher
 from fabstird.rpc.events import heartbeat, matches, notification, position
-from fabstird.rpc.methods import Services
+from fabstird.rpc.services import Services
 
 MAX_CALLS = 64  # in flight on one connection; beyond that its next text is read when one has been answered
 CHUNK = 64  # notifications handed to a transport at once

@@ -10,7 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import trio
@@ -29,9 +29,7 @@ from fabstir_client.errors import (
 )
 from fabstir_client.types import Params
 from fabstird.log import get_logger
-
-if TYPE_CHECKING:
-    from fabstird.rpc.methods import Services
+from fabstird.rpc.services import Services
 
 log = get_logger("rpc")
 

@@ -1,0 +1,43 @@
+# The two commands of the README are `make run` and `make test`; both set up all they need in $(VENV).
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -q
+ARGS ?=
+
+.PHONY: run test lint format check-machine check-test-machine clean
+
+run: $(VENV)/.installed-daemon
+	$(VENV)/bin/fabstird run $(ARGS)
+
+test: check-test-machine lint
+	$(VENV)/bin/pytest $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	MYPYPATH=$(VENV)/typings $(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed-test
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+check-machine:
+	@scripts/check-machine >/dev/null
+
+check-test-machine:
+	@scripts/check-machine test >/dev/null
+
+$(VENV)/bin/python: | check-machine
+	"$$(scripts/check-machine)" -m venv $(VENV)
+
+$(VENV)/.installed-daemon: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e '.[daemon]'
+	touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt -e '.[daemon,test]'
+	scripts/link-typings $(VENV)
+	touch $@ $(VENV)/.installed-daemon
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,53 @@
+"""What the methods work on: the parts of the daemon, and the views of them that more than one method gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fabstir_client.types import Status
+from fabstird import __version__
+from fabstird.config import Config
+from fabstird.events import EventLog
+from fabstird.metrics import Counters, Gauges
+from fabstird.p2p.node import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the methods work on; made once, by `daemon`."""
+
+    config: Config
+    events: EventLog
+    counters: Counters
+    node: Node
+    shutdown: Callable[[], None]
+
+    def status(self) -> Status:
+        """How things stand at this instant. Waits for nothing, so that a snapshot is one instant's."""
+        node = self.node
+        return Status(
+            state=node.state,
+            connected=node.state == "started",
+            peer_id=node.identity.peer_id,
+            connections=node.connection_count(),
+            peers=len(node.peer_ids()),
+            bootstrap_nodes=list(node.settings.bootstrap_nodes),
+            listen_addresses=node.listen_addresses(),
+            version=__version__,
+            epoch=self.events.epoch,
+            head=self.events.head,
+            start_time=node.started_at,
+            uptime=node.uptime,
+            error=node.error,
+        )
+
+    def gauges(self) -> Gauges:
+        node = self.node
+        return Gauges(
+            connections=node.connection_count(),
+            peers=len(node.peer_ids()),
+            started=node.state == "started",
+            events_head=self.events.head,
+            totals=node.totals(),
+        )
