@@ -12,6 +12,7 @@ import msgspec
 import trio
 from quart import Response, request, websocket
 from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
 
 from fabstird.api.errors import BindError
 from fabstird.api.guard import Guard
@@ -91,6 +92,10 @@ def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> Q
     app.config.update(MAX_CONTENT_LENGTH=services.config.api.max_request_bytes, BODY_TIMEOUT=BODY_TIMEOUT)
     render = exposition(services.counters, services.gauges)
 
+    @app.errorhandler(HTTPException)
+    async def refused(error: HTTPException) -> Response:
+        return Response(f"{error.code} {error.name}\n".encode(), status=error.code, content_type="text/plain")
+
     @app.post("/rpc")
     async def rpc() -> Response:
         call = Call(services, Caller("http"))
@@ -99,7 +104,7 @@ def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> Q
         for then in call.after_reply:
             then()  # a shutdown leaves the time to send the reply: `server.GRACE`
         if answer is None:
-            return Response(status=204)
+            return Response(b"", status=204)  # without a body quart would iterate one with asyncio
         return Response(answer, content_type="application/json")
 
     @app.websocket("/ws")
