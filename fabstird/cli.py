@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     identity.add_argument("--data-dir", metavar="DIR", help="where the identity is kept")
     identity.set_defaults(run=_id)
 
+    openrpc = commands.add_parser("openrpc", help="print the OpenRPC document of the API")
+    openrpc.set_defaults(run=_openrpc)
+
     return parser
 
 
@@ -120,6 +123,16 @@ def _id(options: argparse.Namespace) -> int:
         print(identity.load_or_make(directory / "identity.key").peer_id)
     except (datadir.DataDirError, identity.IdentityError) as error:
         return _fail(MISCONFIGURED, str(error))
+    return STOPPED
+
+
+def _openrpc(_: argparse.Namespace) -> int:
+    if (missing := _missing()) is not None:
+        return missing
+    from fabstird.rpc.methods import METHODS
+    from fabstird.rpc.openrpc import render
+
+    sys.stdout.write(render(METHODS).decode())
     return STOPPED
 
 

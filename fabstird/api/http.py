@@ -23,6 +23,8 @@ from fabstird.config import ApiConfig, split_host_port
 from fabstird.log import get_logger
 from fabstird.prometheus import exposition
 from fabstird.rpc.dispatch import Call, Caller, Dispatcher
+from fabstird.rpc.methods import METHODS
+from fabstird.rpc.openrpc import render as render_openrpc
 from fabstird.rpc.services import Services
 
 log = get_logger("api.http")
@@ -114,6 +116,10 @@ def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> Q
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(render(), content_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openrpc.json")
+    async def openrpc() -> Response:
+        return Response(render_openrpc(METHODS), content_type="application/json")
 
     @app.get("/healthz")
     async def healthz() -> Response:

@@ -31,8 +31,6 @@ from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
-from libp2p.stream_muxer.yamux.yamux import PROTOCOL_ID as YAMUX
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.upgrader import TransportUpgrader
 
 from fabstird.log import get_logger
@@ -103,7 +101,7 @@ class Host:
         peerstore.add_key_pair(peer_id, key_pair)
         # Noise and Yamux only: TLS fails with js both ways, plaintext and mplex are no company to keep (trap 19)
         noise = NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
-        upgrader = TransportUpgrader({NOISE: noise}, {TProtocol(YAMUX): Yamux}, negotiate_timeout=NEGOTIATION)
+        upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
         self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self)
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
         announced = [parse(text).multiaddr for text in settings.announce] or None

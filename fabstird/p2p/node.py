@@ -112,9 +112,10 @@ class Node:
             while self._wanted is None:
                 await self._changed.wait()
             wanted, self._wanted = self._wanted, None
-            with trio.CancelScope() as self._scope:
+            with trio.CancelScope() as scope:
+                self._scope = scope
                 if self.state == "stopping":  # a stop came before this task had its turn
-                    self._scope.cancel()
+                    scope.cancel()
                 await self._run_once(wanted)
             self._scope = None
             if self.state != "failed":
@@ -143,9 +144,11 @@ class Node:
                 self._enter("started")
                 self._events.publish(NodeStarted(peer_id=host.peer_id, listen_addresses=host.listen_addresses()))
                 try:
-                    async with trio.open_nursery() as nursery:
-                        nursery.start_soon(self._keep_book)
-                        await connections.run(host)
+                    # A stop ends what is inside this scope; the host around it then closes in its own order.
+                    with trio.CancelScope() as self._scope:
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(self._keep_book)
+                            await connections.run(host)
                 finally:
                     if self.state == "started":  # the daemon itself is ending
                         self._enter("stopping")

@@ -25,14 +25,15 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm as LibSwarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
-from libp2p.stream_muxer.yamux.yamux import Yamux
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from fabstir_client.types import Direction
 from fabstird.log import get_logger
+from fabstird.p2p import muxer
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, in_words
+from fabstird.p2p.muxer import Muxer
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
 
 log = get_logger("p2p.swarm")
@@ -63,17 +64,17 @@ class Link(SwarmConn):
     """One connection to a peer that is up. ``reason`` is set when it ends and says why, in the words of
     ``peer:disconnect``."""
 
-    muxed_conn: Yamux
+    muxed_conn: Muxer
 
-    def __init__(self, muxed: Yamux, swarm: Swarm, pipe: Pipe, address: Address) -> None:
+    def __init__(self, muxed: Muxer, swarm: Swarm, pipe: Pipe, address: Address) -> None:
         self.direction_text: Direction = "outbound" if pipe.is_initiator else "inbound"
         super().__init__(muxed, swarm, direction=self.direction_text)
         self.pipe = pipe
         self.peer_id = muxed.peer_id.to_base58()
         self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
         self.transport = address.transport
-        self.security = str(getattr(muxed, "negotiated_security_protocol", None) or "")
-        self.muxer = str(getattr(muxed, "negotiated_muxer_protocol", None) or "")
+        self.security = str(getattr(muxed.secured_conn, "negotiated_security_protocol", ""))
+        self.muxer = str(muxer.YAMUX)
         self.opened_at = int(time.time() * 1000)
         self.opened = trio.current_time()
         self.reason: str | None = None
@@ -305,11 +306,9 @@ class Swarm(LibSwarm):
         """Noise, then yamux, whose task runs in ``nursery``. A dial must reach the peer it was meant for."""
         expected = ID.from_base58(address.peer_id) if pipe.is_initiator and address.peer_id else None
         secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
-        remote = secured.get_remote_peer()
-        if remote == self.self_id:
+        if secured.get_remote_peer() == self.self_id:
             raise DialError("that is this node's own peer id")
-        muxed = await self.upgrader.upgrade_connection(secured, remote)
-        assert isinstance(muxed, Yamux)
+        muxed = await muxer.upgrade(secured)
         link = Link(muxed, self, pipe, address)
         nursery.start_soon(self._fenced, link, muxed.start)
         await muxed.event_started.wait()

@@ -97,10 +97,12 @@ class TcpPipe(Pipe):
             data = await self._stream.receive_some(n)
         except trio.BrokenResourceError as error:
             raise self._broken(error) from error
-        except trio.ClosedResourceError:
-            return b""
+        except trio.ClosedResourceError as error:
+            raise ConnectionClosedError("connection closed", transport="tcp") from error
         if not data:
+            # Raised, not returned: libp2p's readers take an empty read for a pause and try again a hundred times.
             self.ended = self.ended or "closed_by_peer"
+            raise ConnectionClosedError("closed by the other side", transport="tcp")
         self._traffic.received += len(data)
         return bytes(data)
 

@@ -34,6 +34,7 @@ from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
+from fabstird.rpc.openrpc import document
 
 MAX_EVENTS = 1000  # entries in one answer of `events`
 MAX_WAIT = 60000  # ms that `events` waits at most
@@ -232,6 +233,10 @@ async def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
     return {}
 
 
+async def discover(call: Call, _: NoParams) -> dict[str, Any]:
+    return document(METHODS)
+
+
 METHODS = [
     Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True),
     Method("stop", NoParams, Status, "Stop the node: end connections, dials and pending retries", stop, changes=True),
@@ -248,4 +253,5 @@ METHODS = [
     Method("config", NoParams, dict[str, Any], "The effective configuration", config),
     Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
     Method("shutdown", NoParams, dict[str, Any], "Stop the daemon, as on SIGTERM", shutdown, changes=True),
+    Method("rpc.discover", NoParams, dict[str, Any], "This document", discover),
 ]  # fmt: skip
