@@ -1,0 +1,167 @@
+"""The mini peer with itself: what later tests and benches lean on is known good first."""
+
+import os
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.counting import sockets, tasks
+from tests.support.minipeer import (
+    ConnectionLost,
+    Identity,
+    MiniPeer,
+    ProtocolRefused,
+    Stage,
+    Stream,
+    StreamReset,
+    mini_peer,
+    mini_peers,
+)
+from tests.support.waiting import until
+
+
+async def echo(stream: Stream) -> None:
+    while data := await stream.receive_some():
+        await stream.send_all(data)
+
+
+async def wait(stream: Stream) -> None:
+    await trio.sleep_forever()
+
+
+def test_an_identity_has_the_peer_id_that_libp2p_gives_its_key() -> None:
+    # The Ed25519 key of the libp2p specification's test vectors (peer-ids), and what py-libp2p makes of it
+    identity = Identity(bytes.fromhex("7e0830617c4a7de83925dfb2694556b12936c477a0e1feb2e148ec9da60fee7d"))
+    assert identity.public_key.hex() == "080112201ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e"
+    assert identity.peer_id == "12D3KooWBtg3aaRMjxwedh83aGiUkwSxDwUZkzuJcfaqUmo7R3pq"
+
+
+async def test_dials_identifies_pings_and_moves_more_than_a_window() -> None:
+    async with mini_peers(2) as [caller, callee]:
+        callee.handle("/echo/1", echo)
+        conn = await caller.dial(await callee.listen())
+        other = await callee.accepted()
+        await other.reached(Stage.UP)
+        assert (conn.peer_id, other.peer_id) == (callee.peer_id, caller.peer_id)
+        told = await conn.identify()
+        assert told.agent == "minipeer/1"
+        assert "/echo/1" in told.protocols
+        assert 0 < await conn.ping() < 5
+        assert 0 < await conn.muxer_ping() < 5
+        sent, received = os.urandom(3_000_000), bytearray()
+        stream = await conn.open_stream("/echo/1")
+        async with trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.send_all(sent)
+                await stream.close()
+
+            nursery.start_soon(send)
+            received += await stream.receive_all()
+        assert received == sent
+        assert other.asked_for == ["/ipfs/id/1.0.0", "/ipfs/ping/1.0.0", "/echo/1"]
+        with pytest.raises(ProtocolRefused):
+            await conn.open_stream("/unheard-of/1")
+
+
+@pytest.mark.parametrize("stage", list(Stage)[:-1])
+@pytest.mark.parametrize("holder", ["dialer", "responder"])
+async def test_a_handshake_can_be_held_anywhere_and_goes_on(stage: Stage, holder: str) -> None:
+    async with mini_peers(2) as [caller, callee]:
+        address = await callee.listen(hold=stage if holder == "responder" else None)
+        if holder == "dialer":
+            held = await caller.dial(address, hold=stage)
+            await trio.testing.wait_all_tasks_blocked()
+            assert held.stage is stage
+            await held.resume()
+            assert await held.ping() > 0
+        else:
+            async with trio.open_nursery() as nursery:
+                up: list[float] = []
+
+                async def dial() -> None:
+                    up.append(await (await caller.dial(address)).ping())
+
+                nursery.start_soon(dial)
+                held = await callee.accepted()
+                await held.reached(stage)
+                await trio.testing.wait_all_tasks_blocked()
+                assert held.stage is stage
+                assert not up
+                await held.resume()
+
+
+async def test_a_mute_responder_shakes_hands_and_answers_nothing() -> None:
+    async with mini_peers(2) as [caller, callee]:
+        conn = await caller.dial(await callee.listen(mute=True))
+        for ask in (conn.ping, conn.muxer_ping, conn.identify):
+            with trio.move_on_after(0.1) as patience:
+                await ask()
+            assert patience.cancelled_caught
+
+
+async def test_a_frozen_peer_answers_when_it_is_thawed() -> None:
+    async with mini_peers(2) as [caller, callee]:
+        conn = await caller.dial(await callee.listen())
+        other = await callee.accepted()
+        await other.reached(Stage.UP)
+        other.freeze()
+        with trio.move_on_after(0.1) as patience:
+            await conn.ping()
+        assert patience.cancelled_caught
+        other.thaw()
+        assert await conn.ping() > 0
+
+
+@pytest.mark.parametrize("end", ["aclose", "drop", "abort"])
+async def test_both_sides_see_the_end(end: str) -> None:
+    async with mini_peers(2) as [caller, callee]:
+        callee.handle("/wait/1", wait)
+        conn = await caller.dial(await callee.listen())
+        other = await callee.accepted()
+        stream = await conn.open_stream("/wait/1")
+        if end == "aclose":
+            await other.aclose()
+        else:
+            getattr(other, end)()
+        with trio.fail_after(5):
+            await conn.closed.wait()
+            with pytest.raises(StreamReset):
+                await stream.receive_some()
+        assert "reset" in conn.end_reason if end == "abort" else conn.end_reason == "closed by the other side"
+        with pytest.raises(ConnectionLost):
+            await conn.open_stream("/wait/1")
+
+
+async def test_a_liar_is_found_out() -> None:
+    async with mini_peers(2) as [caller, callee]:
+        address = (await callee.listen()).replace(callee.peer_id, Identity().peer_id)
+        with pytest.raises(ConnectionLost, match="expected 12D3KooW"):
+            await caller.dial(address)
+
+
+async def test_a_listener_that_stops_keeps_its_connections() -> None:
+    async with mini_peers(2) as [caller, callee]:
+        address = await callee.listen()
+        conn = await caller.dial(address)
+        callee.stop_listening()
+        await until(lambda: not callee.addresses)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(OSError, match="failed"):
+            await caller.dial(address)
+        assert await conn.ping() > 0
+
+
+async def test_leaving_leaves_nothing_behind() -> None:
+    before = tasks(), sockets()
+
+    async def live(peer: MiniPeer, other: MiniPeer) -> None:
+        address = await other.listen()
+        for hold in (None, Stage.NOISE):
+            await peer.dial(address, hold=hold)
+
+    async with mini_peer() as one, mini_peer() as two:
+        await live(one, two)
+        await live(two, one)
+    assert (tasks(), sockets()) == before

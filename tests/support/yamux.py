@@ -1,0 +1,208 @@
+"""yamux: many streams with flow control over one Noise channel."""
+
+import struct
+from collections.abc import Callable
+
+import trio
+
+from .noise import Channel
+from .wire import Reader, WireError
+
+PROTOCOL = "/yamux/1.0.0"
+_HEADER = struct.Struct(">BBHII")
+_DATA, _WINDOW, _PING, _GO_AWAY = 0, 1, 2, 3
+_SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
+_INITIAL_WINDOW = 256 * 1024
+_CHUNK = 64 * 1024
+
+
+class StreamReset(Exception):
+    """The other side reset this stream, or the connection is gone."""
+
+
+class Stream:
+    """One yamux stream. `protocol` is what multistream-select agreed on."""
+
+    def __init__(self, muxer: "Muxer", number: int) -> None:
+        self._muxer = muxer
+        self.number = number
+        self.protocol = ""
+        self.reader = Reader(self._receive)
+        self._inbox = bytearray()
+        self._ended = False
+        self._broken = ""
+        self._readable = trio.Event()
+        self._send_window = _INITIAL_WINDOW
+        self._writable = trio.Event()
+        self._unacknowledged = 0
+        self._closed_here = False
+
+    async def send_all(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._broken:
+                raise StreamReset(self._broken)
+            if not self._send_window:
+                self._writable = trio.Event()
+                await self._writable.wait()
+                continue
+            chunk = data[at : at + min(self._send_window, _CHUNK)]
+            self._send_window -= len(chunk)
+            at += len(chunk)
+            await self._muxer.send(_DATA, 0, self.number, chunk)
+
+    async def receive_some(self) -> bytes:
+        """The next bytes; b"" after the other side's last one."""
+        return await self.reader.some()
+
+    async def receive_exactly(self, size: int) -> bytes:
+        return await self.reader.exactly(size)
+
+    async def receive_all(self) -> bytes:
+        parts = []
+        while part := await self.receive_some():
+            parts.append(part)
+        return b"".join(parts)
+
+    async def close(self) -> None:
+        """Says that nothing more will come from here; the other direction stays open."""
+        if not self._closed_here and not self._broken:
+            self._closed_here = True
+            await self._muxer.send(_DATA, _FIN, self.number)
+            self._muxer.forget_if_done(self)
+
+    async def reset(self) -> None:
+        if not self._broken:
+            self.break_with("reset here")
+            await self._muxer.send(_DATA, _RST, self.number)
+
+    @property
+    def done(self) -> bool:
+        return bool(self._broken) or (self._ended and self._closed_here)
+
+    async def _receive(self) -> bytes:
+        while not self._inbox:
+            if self._broken:
+                raise StreamReset(self._broken)
+            if self._ended:
+                return b""
+            self._readable = trio.Event()
+            await self._readable.wait()
+        data = bytes(self._inbox)
+        self._inbox.clear()
+        self._unacknowledged += len(data)
+        if self._unacknowledged >= _INITIAL_WINDOW // 2 and not self._ended:
+            grant, self._unacknowledged = self._unacknowledged, 0
+            await self._muxer.send(_WINDOW, 0, self.number, length=grant)
+        return data
+
+    # -- what the muxer's reader tells it
+    def arrived(self, data: bytes) -> None:
+        self._inbox += data
+        if len(self._inbox) > _INITIAL_WINDOW:
+            raise WireError(f"stream {self.number} was sent more than its window")
+        self._readable.set()
+
+    def granted(self, credit: int) -> None:
+        self._send_window += credit
+        self._writable.set()
+
+    def ended(self) -> None:
+        self._ended = True
+        self._readable.set()
+        self._muxer.forget_if_done(self)
+
+    def break_with(self, reason: str) -> None:
+        self._broken = self._broken or reason
+        self._readable.set()
+        self._writable.set()
+        self._muxer.forget_if_done(self)
+
+
+class Muxer:
+    """Both ends of yamux. `mute` answers nothing at all: neither new streams nor pings."""
+
+    def __init__(
+        self, channel: Channel, reader: Reader, *, initiator: bool, on_stream: Callable[[Stream], None], mute: bool
+    ) -> None:
+        self._channel = channel
+        self._reader = reader
+        self._next = 1 if initiator else 2
+        self._on_stream = on_stream
+        self._mute = mute
+        self.streams: dict[int, Stream] = {}
+        self._pings: dict[int, trio.Event] = {}
+        self.told_to_go_away = False
+
+    async def send(self, kind: int, flags: int, number: int, data: bytes = b"", *, length: int | None = None) -> None:
+        await self._channel.send(_HEADER.pack(0, kind, flags, number, len(data) if length is None else length) + data)
+
+    async def open(self) -> Stream:
+        stream = Stream(self, self._next)
+        self._next += 2
+        self.streams[stream.number] = stream
+        await self.send(_WINDOW, _SYN, stream.number, length=0)
+        return stream
+
+    async def ping(self) -> float:
+        """The round trip of a yamux ping, in seconds."""
+        value = max(self._pings, default=0) + 1
+        answered = self._pings[value] = trio.Event()
+        began = trio.current_time()
+        await self.send(_PING, _SYN, 0, length=value)
+        await answered.wait()
+        return trio.current_time() - began
+
+    async def go_away(self, code: int = 0) -> None:
+        await self.send(_GO_AWAY, 0, 0, length=code)
+
+    def forget_if_done(self, stream: Stream) -> None:
+        if stream.done:
+            self.streams.pop(stream.number, None)
+
+    async def run(self) -> None:
+        """Reads frames until the other side closes."""
+        try:
+            while True:
+                _, kind, flags, number, length = _HEADER.unpack(await self._reader.exactly(_HEADER.size))
+                if kind == _PING:
+                    await self._pinged(flags, length)
+                elif kind == _GO_AWAY:
+                    self.told_to_go_away = True
+                elif kind in (_DATA, _WINDOW):
+                    data = await self._reader.exactly(length) if kind == _DATA and length else b""
+                    await self._frame(kind, flags, number, data, length)
+                else:
+                    raise WireError(f"yamux has no frame of type {kind}")
+        except EOFError:
+            pass
+        finally:
+            for stream in list(self.streams.values()):
+                stream.break_with("the connection is gone")
+
+    async def _pinged(self, flags: int, value: int) -> None:
+        if flags & _ACK:
+            if (answered := self._pings.pop(value, None)) is not None:
+                answered.set()
+        elif not self._mute:
+            await self.send(_PING, _ACK, 0, length=value)
+
+    async def _frame(self, kind: int, flags: int, number: int, data: bytes, length: int) -> None:
+        if flags & _SYN:
+            if number % 2 == self._next % 2 or number in self.streams:
+                raise WireError(f"stream {number} cannot be opened from there")
+            stream = self.streams[number] = Stream(self, number)
+            if not self._mute:
+                await self.send(_WINDOW, _ACK, number, length=0)
+                self._on_stream(stream)
+        known = self.streams.get(number)
+        if known is None:
+            return  # it ended here already
+        if data:
+            known.arrived(data)
+        if kind == _WINDOW and length:
+            known.granted(length)
+        if flags & _RST:
+            known.break_with("reset by the other side")
+        elif flags & _FIN:
+            known.ended()

@@ -1,0 +1,62 @@
+"""Trap 2 on stock py-libp2p 0.8.1: what one bad stream does to the host."""
+
+import random
+
+import trio
+from libp2p.custom_types import TProtocol
+from libp2p.pubsub.gossipsub import GossipSub
+from libp2p.pubsub.pubsub import Pubsub
+from libp2p.tools.anyio_service import background_trio_service
+
+from tests.support.minipeer import mini_peer
+from tests.support.wire import varint
+
+from .stock import Verdict, main
+from .stock_hosts import address, stock_host
+
+MESHSUB = TProtocol("/meshsub/1.1.0")
+
+
+async def handler_raises() -> Verdict:
+    """A handler of ours that raises, on a stream that a stranger opened."""
+
+    async def handler(stream: object) -> None:
+        raise ValueError("a defect in a handler")
+
+    async with mini_peer() as peer:
+        try:
+            async with stock_host() as host:
+                host.set_stream_handler(TProtocol("/demo/1"), handler)
+                conn = await peer.dial(address(host))
+                await conn.send_bytes("/demo/1", b"hello")
+                await trio.sleep(5)  # a bound: the host is gone long before
+        except BaseExceptionGroup as group:
+            return {"run_ended_with": leaves(group)}
+    return {"run_ended_with": []}
+
+
+async def garbage_to_gossipsub() -> Verdict:
+    """The library's own gossipsub handler, and 300 bytes that are no protobuf message."""
+    garbage = random.Random(2).randbytes(300)
+    async with mini_peer() as peer:
+        try:
+            async with stock_host() as host:
+                router = GossipSub(protocols=[MESHSUB], degree=6, degree_low=4, degree_high=12)
+                async with background_trio_service(Pubsub(host, router)):
+                    conn = await peer.dial(address(host))
+                    await conn.send_bytes(MESHSUB, varint(len(garbage)) + garbage)
+                    await trio.sleep(5)  # as above
+        except BaseExceptionGroup as group:
+            return {"run_ended_with": leaves(group)}
+    return {"run_ended_with": []}
+
+
+def leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:
+    found: list[str] = []
+    for each in group.exceptions:
+        found += leaves(each) if isinstance(each, BaseExceptionGroup) else [type(each).__name__]
+    return found
+
+
+if __name__ == "__main__":
+    main(globals())
