@@ -32,8 +32,19 @@ PLAIN = {
 }
 
 
+class _Help(argparse.HelpFormatter):
+    """Argparse makes one of these for every option; asking the terminal for its width each time is what costs most."""
+
+    def __init__(self, prog: str) -> None:
+        columns = os.environ.get("COLUMNS", "")
+        super().__init__(prog, width=int(columns) if columns.isdecimal() and int(columns) > 20 else 100)
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         self.exit(USAGE, f"fabstir: {message}; see {self.prog} --help\n")
@@ -68,13 +79,13 @@ def _status_of(error: FabstirError) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fabstir", description="Drives fabstird, the local P2P daemon.", allow_abbrev=False)
+    parser = _Parser(prog="fabstir", description="Drives fabstird, the local P2P daemon.")
     parser.add_argument("--version", action="version", version=f"fabstir {__version__}")
     _common(parser, first=True)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
-        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
         _common(made, first=False)
         return made
 

@@ -69,6 +69,8 @@ def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
     """Names and values; a list takes one line an element."""
     lines: list[tuple[str, str]] = []
     for name, value in pairs:
+        if isinstance(value, bool):
+            value = "yes" if value else "no"
         values = value if isinstance(value, list) else [value]
         lines += [(name if index == 0 else "", clean(item)) for index, item in enumerate(values or ["-"])]
     width = max((len(name) for name, _ in lines), default=0)

@@ -43,16 +43,31 @@ class _Connection:
 
     async def read(self) -> None:
         """Settle calls as their answers come, until the connection ends."""
-        error: FabstirError = ConnectionLost("the client was closed")
         try:
-            while True:
-                for message in await self.link.receive():
-                    settled = self.session.receive(message)
-                    if isinstance(settled, Pending):
-                        settled.waiter.set()
-        except FabstirError as reason:
-            error = reason
+            while not self.lost:
+                self._settle(await self.link.receive())
+        except FabstirError as error:
+            self._end(error)
         finally:
+            self._end(ConnectionLost("the client was closed"))
+
+    def usable(self) -> bool:
+        """Whether it can carry a call: what has come, its end included, is taken in first."""
+        if not self.lost:
+            try:
+                self._settle(self.link.receive_now())
+            except FabstirError as error:
+                self._end(error)
+        return not self.lost
+
+    def _settle(self, messages: list[bytes]) -> None:
+        for message in messages:
+            settled = self.session.receive(message)
+            if isinstance(settled, Pending):
+                settled.waiter.set()
+
+    def _end(self, error: FabstirError) -> None:
+        if not self.lost:
             self.lost = True
             self.link.close()
             for pending in self.session.fail(error):
@@ -114,11 +129,11 @@ class Client:
     async def _connected(self) -> _Connection:
         if self._tasks is None:
             raise RuntimeError("this client is used outside of its `async with`")
-        if self._connection is not None and not self._connection.lost:
+        if self._connection is not None and self._connection.usable():
             return self._connection
         async with self._connecting:
             # Somebody else may have reconnected while we waited for our turn.
-            if self._connection is not None and not self._connection.lost:
+            if self._connection is not None and self._connection.usable():
                 return self._connection
             return self._adopt(await Link.open(self._target))
 

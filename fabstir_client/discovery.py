@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -116,6 +115,8 @@ class Target:
     def _parse(self, api: str, environ: Mapping[str, str]) -> Endpoint:
         if api.startswith("ipc:") and len(api) > len("ipc:") and "\0" not in api:
             return Endpoint(path=api.removeprefix("ipc:"))
+        from urllib.parse import urlsplit  # IPC alone does without it
+
         try:
             parts = urlsplit(api)
             host, port = (parts.hostname or "").encode("idna").decode(), parts.port or 80

@@ -100,18 +100,22 @@ class Link:
         if sock is not None:
             sock.close()
 
-    async def _read(self) -> list[bytes]:
-        sock = self._open_socket()
+    def receive_now(self) -> list[bytes]:
+        """The messages that are already here, without waiting; raises as `receive` does."""
         try:
-            await anyio.wait_readable(sock)
-            data = sock.recv(CHUNK)
+            data = self._open_socket().recv(CHUNK)
         except BlockingIOError:
             return []
-        except anyio.ClosedResourceError:
-            raise ConnectionLost("the connection to the daemon was closed") from None
         except OSError as error:
             raise ConnectionLost(f"the connection to the daemon broke: {describe(error)}") from error
-        messages = self._framing.feed(data)
+        return self._framing.feed(data)
+
+    async def _read(self) -> list[bytes]:
+        try:
+            await anyio.wait_readable(self._open_socket())
+        except (anyio.ClosedResourceError, OSError):
+            raise ConnectionLost("the connection to the daemon was closed") from None
+        messages = self.receive_now()
         await self._write(self._framing.outgoing())
         return messages
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fabstir_client import calls, types
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
-from fabstir_client.errors import RpcError
 from fabstir_client.protocol import Call, Session, T
 from fabstir_client.sync_link import SyncLink, request
 from fabstir_client.sync_stream import EventStream
@@ -93,6 +92,8 @@ class Client:
             link.close()
 
     def _give_back(self, link: SyncLink) -> None:
+        if link.closed:
+            return
         with self._lock:
             if not self._closed and len(self._idle) < KEPT:
                 self._idle.append(link)
@@ -102,19 +103,9 @@ class Client:
     def _run(self, call: Call[T]) -> T:
         link = self._borrow()
         try:
-            result = request(link, Session(), call, [])
-        except RpcError:
-            # An error that was the answer leaves the connection fit for use; one in its place has ended it.
-            if link.idle():
-                self._give_back(link)
-            else:
-                link.close()
-            raise
-        except BaseException:
-            link.close()
-            raise
-        self._give_back(link)
-        return result
+            return request(link, Session(), call, [])
+        finally:
+            self._give_back(link)
 
     def start(self, config: calls.Config | None = None) -> types.Status:
         """Start the node; ``config`` overrides keys of ``[node]`` for this run, in camelCase or snake_case.

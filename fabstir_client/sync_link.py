@@ -58,6 +58,10 @@ class SyncLink:
             raise
         return link
 
+    @property
+    def closed(self) -> bool:
+        return self._socket is None
+
     def send(self, message: bytes) -> None:
         """Raises `ConnectionLost`."""
         self._write(self._framing.frame(message))
@@ -152,7 +156,8 @@ class SyncLink:
 def request(link: SyncLink, session: Session[None], call: Call[T], early: list[Notification]) -> T:
     """Make one call; notifications that come before its answer go to ``early``.
 
-    Raises `ClientTimeout`, `ConnectionLost` or the daemon's error.
+    Raises `ClientTimeout`, `ConnectionLost` or the daemon's error. Unless the call was answered, the link is closed
+    then: what may still come on it would answer nobody's question.
     """
     pending, data = session.begin(call, None)
     deadline = time.monotonic() + call.bound
@@ -167,9 +172,11 @@ def request(link: SyncLink, session: Session[None], call: Call[T], early: list[N
                 if item is not None and not isinstance(item, Pending):
                     early.append(item)
     except TimeoutError:
+        link.close()
         raise ClientTimeout(f"the daemon did not answer {call.method} within {call.bound:g} s") from None
-    finally:
-        session.forget(pending)
+    except BaseException:
+        link.close()
+        raise
     return call.read(pending.take())
 
 

@@ -1,0 +1,517 @@
+"""Calls, over a real socket, from trio, asyncio and threads: concurrency, loss, reconnection, bounds, and no leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+import fabstir_client
+from fabstir_client import calls, sync
+from fabstir_client.errors import (
+    BadAnswer,
+    ClientTimeout,
+    ConnectionLost,
+    DaemonUnreachable,
+    FabstirError,
+    Forbidden,
+    InvalidConfig,
+    MethodNotFound,
+    NodeNotRunning,
+    TooLarge,
+)
+from tests.unit.scripted_daemon import PEER, ScriptedDaemon, descriptors, scripted_daemon, until
+
+BACKENDS = ("trio", "asyncio")
+TOKEN = "the-token-of-the-test"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDaemon]:
+    with scripted_daemon(tmp_path / "api.sock") as daemon:
+        monkeypatch.setenv("FABSTIR_API", f"ipc:{daemon.path}")
+        yield daemon
+
+
+@pytest.fixture(params=["ipc", "http"])
+def either(request: pytest.FixtureRequest, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> ScriptedDaemon:
+    """The same daemon over either transport."""
+    if request.param == "http":
+        monkeypatch.setenv("FABSTIR_API", f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}")
+        monkeypatch.setenv("FABSTIR_TOKEN", TOKEN)
+    return daemon
+
+
+def both(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a coroutine function of the daemon under trio and under asyncio."""
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def run(backend: str, daemon: ScriptedDaemon) -> None:
+        anyio.run(test, daemon, backend=backend)
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+def both_ways(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """The same over both transports."""
+
+    @pytest.mark.parametrize("backend", BACKENDS)
+    def run(backend: str, either: ScriptedDaemon) -> None:
+        anyio.run(test, either, backend=backend)
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+@both_ways
+async def test_results_are_structs(daemon: ScriptedDaemon) -> None:
+    daemon.peers = [PEER]
+    async with fabstir_client.connect() as client:
+        status = await client.start({"bootstrapNodes": ["/ip4/1.2.3.4/tcp/1/p2p/x"], "enable_dht": False})
+        (peer,) = await client.peers()
+        assert await client.call("echo", {"any": [1, None]}) == {"any": [1, None]}
+        assert await client.call("echo", [1, 2]) == [1, 2]
+    assert (status.state, status["peerId"], peer.peer_id, peer.get("latency")) == ("started", "12D3KooWOwn", PEER, None)
+    assert daemon.calls[0] == (
+        "start",
+        {"config": {"bootstrapNodes": ["/ip4/1.2.3.4/tcp/1/p2p/x"], "enableDHT": False}},
+    )
+
+
+@both_ways
+async def test_an_error_of_the_daemon_reaches_the_caller_as_it_is(daemon: ScriptedDaemon) -> None:
+    def refuse(params: Any) -> Any:
+        raise NodeNotRunning("the node is stopped", hint="start it")
+
+    daemon.methods["ping"] = refuse
+    # Not wrapped in an exception group either, though a task group is behind it.
+    with pytest.raises(NodeNotRunning, match="the node is stopped") as caught:
+        async with fabstir_client.connect() as client:
+            await client.ping(PEER)
+    assert (caught.value.data, caught.value.retryable) == ({"hint": "start it"}, True)
+
+
+@both_ways
+async def test_answers_come_in_any_order(daemon: ScriptedDaemon) -> None:
+    gates = [threading.Event() for _ in range(20)]
+
+    def gated(params: Any) -> int:
+        number: int = params["number"]
+        assert gates[number].wait(10)
+        return number
+
+    daemon.methods["gated"] = gated
+    answered: list[int] = []
+    async with fabstir_client.connect() as client:
+
+        async def one(number: int) -> None:
+            assert await client.call("gated", {"number": number}) == number
+            answered.append(number)
+            if number:
+                gates[number - 1].set()  # each answer lets the one before it out: they come in reverse
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(20):
+                tasks.start_soon(one, number)
+            while len(daemon.calls) < 20:
+                await client.status()
+                daemon.calls[:] = [call for call in daemon.calls if call[0] == "gated"]
+            gates[19].set()
+    assert answered == list(reversed(range(20)))
+    assert daemon.opened == 1
+
+
+@both_ways
+async def test_pending_calls_learn_that_the_connection_is_lost_and_the_next_call_reconnects(
+    daemon: ScriptedDaemon,
+) -> None:
+    arrived, never = threading.Event(), threading.Event()
+
+    def stuck(params: Any) -> None:
+        arrived.set()
+        never.wait(10)
+
+    daemon.methods["stuck"] = stuck
+    lost: list[ConnectionLost] = []
+    async with fabstir_client.connect() as client:
+
+        async def wait() -> None:
+            with pytest.raises(ConnectionLost) as caught:
+                await client.call("stuck")
+            lost.append(caught.value)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait)
+            tasks.start_soon(wait)
+            while not arrived.is_set():
+                await client.status()
+            daemon.cut()
+        assert len(lost) == 2
+        assert (await client.status()).state == "stopped"
+        assert daemon.opened == 2
+    never.set()
+
+
+@both
+async def test_a_connection_that_ended_while_idle_is_replaced_unseen(daemon: ScriptedDaemon) -> None:
+    async with fabstir_client.connect() as client:
+        for opened in (1, 2, 3):
+            assert (await client.status()).state == "stopped"
+            assert daemon.opened == opened
+            daemon.cut()
+
+
+@both
+async def test_callers_that_find_the_connection_gone_share_one_new_one(daemon: ScriptedDaemon) -> None:
+    async with fabstir_client.connect() as client:
+        await client.status()
+        daemon.cut()
+        async with anyio.create_task_group() as tasks:
+            for _ in range(10):
+                tasks.start_soon(client.status)
+    assert daemon.opened == 2
+
+
+@both
+async def test_a_daemon_that_went_away_is_unreachable_and_found_again(daemon: ScriptedDaemon) -> None:
+    async with fabstir_client.connect() as client:
+        daemon.stop()
+        with pytest.raises(DaemonUnreachable, match=r"not there.*Start one with: fabstird run"):
+            await client.status()
+        daemon.start()
+        assert (await client.status()).state == "stopped"
+
+
+@both
+async def test_no_daemon(daemon: ScriptedDaemon) -> None:
+    with pytest.raises(DaemonUnreachable, match="no daemon was reached"):
+        async with fabstir_client.connect(api="ipc:/nonexistent/api.sock"):
+            pytest.fail("entered")
+
+
+@both
+async def test_a_socket_that_nobody_listens_on(daemon: ScriptedDaemon) -> None:
+    path = daemon.path.with_name("dead.sock")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    with pytest.raises(DaemonUnreachable, match="refused, nobody listens there"):
+        async with fabstir_client.connect(api=f"ipc:{path}"):
+            pytest.fail("entered")
+
+
+@both
+async def test_every_call_is_bounded(daemon: ScriptedDaemon) -> None:
+    never = threading.Event()
+    daemon.methods["stuck"] = lambda params: never.wait(10)
+    async with fabstir_client.connect() as client:
+        with pytest.raises(ClientTimeout, match=r"did not answer stuck within 0\.05 s"):
+            await client.call("stuck", bound=0.05)
+        assert await client.call("echo", {"x": 1}) == {"x": 1}
+        never.set()
+        assert await client.call("echo", {"x": 2}) == {"x": 2}
+    assert daemon.opened == 1
+
+
+@both
+async def test_a_cancelled_call_leaves_the_others_alone(daemon: ScriptedDaemon) -> None:
+    never = threading.Event()
+    daemon.methods["stuck"] = lambda params: never.wait(10)
+    async with fabstir_client.connect() as client:
+        with anyio.move_on_after(0.05) as scope:
+            await client.call("stuck")
+        assert scope.cancelled_caught
+        assert await client.call("echo", [1]) == [1]
+        never.set()
+    assert daemon.opened == 1
+
+
+@both
+async def test_a_large_request_that_is_cancelled_half_way_does_not_spoil_the_connection(daemon: ScriptedDaemon) -> None:
+    large = "x" * 4_000_000
+    async with fabstir_client.connect() as client:
+        for _ in range(5):
+            with anyio.move_on_after(0.001):
+                await client.call("echo", [large])
+            assert await client.call("echo", [1]) == [1]
+        assert await client.call("echo", [large]) == [large]
+    assert daemon.opened == 1
+
+
+@both
+async def test_leaving_ends_pending_calls_and_leaves_nothing_open(daemon: ScriptedDaemon) -> None:
+    never = threading.Event()
+    daemon.methods["stuck"] = lambda params: never.wait(10)
+    before = descriptors()
+    ended: list[str] = []
+
+    async def call(client: fabstir_client.Client) -> None:
+        with pytest.raises(ConnectionLost):
+            await client.call("stuck")
+        ended.append("call")
+
+    async with anyio.create_task_group() as tasks, fabstir_client.connect() as client:
+        tasks.start_soon(call, client)
+        while not daemon.calls:
+            await client.status()
+    assert ended == ["call"]
+    with pytest.raises(RuntimeError, match="outside of its `async with`"):
+        await client.status()
+    never.set()
+    daemon.stop()
+    until(lambda: descriptors() <= before)
+
+
+@both
+async def test_cancelling_the_block_is_cancelling_the_block(daemon: ScriptedDaemon) -> None:
+    with anyio.move_on_after(0.05) as scope:
+        async with fabstir_client.connect() as client:
+            await client.status()
+            await anyio.sleep_forever()
+    assert scope.cancelled_caught
+
+
+def test_asyncios_own_cancellation_passes_through(daemon: ScriptedDaemon) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(0.05), fabstir_client.connect() as client:
+            await client.status()
+            await asyncio.sleep(10)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+
+
+@both
+async def test_what_the_daemon_says_before_it_closes_is_heard(daemon: ScriptedDaemon) -> None:
+    """A line over the limit is answered without an id and closed, unread; our own sending fails meanwhile."""
+
+    def too_large(params: Any) -> Any:
+        (connection,) = daemon.connections
+        connection.send({"jsonrpc": "2.0", "id": None, "error": {"code": -32003, "message": "line over the limit"}})
+        connection.cut()
+
+    daemon.methods["large"] = too_large
+    async with fabstir_client.connect() as client:
+        with pytest.raises(TooLarge, match="line over the limit"):
+            await client.call("large")
+        assert (await client.status()).state == "stopped"
+
+
+@both
+async def test_a_daemon_that_talks_nonsense_is_left(daemon: ScriptedDaemon) -> None:
+    daemon.methods["nonsense"] = lambda params: daemon.connections[-1].send_text("\x00 nonsense")
+    async with fabstir_client.connect() as client:
+        with pytest.raises(BadAnswer, match="not JSON-RPC"):
+            await client.call("nonsense")
+        assert (await client.status()).state == "stopped"
+
+
+@both
+async def test_a_wrong_configuration_is_never_sent(daemon: ScriptedDaemon) -> None:
+    async with fabstir_client.connect() as client:
+        with pytest.raises(InvalidConfig, match="dialtimeout"):
+            await client.start({"dialtimeout": 1})
+    assert daemon.calls == []
+
+
+# WebSocket
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "threads"])
+@pytest.mark.parametrize(
+    ("token", "text"), [("wrong", r"refused the token \(from FABSTIR_TOKEN\)"), ("", "none was found")]
+)
+def test_a_refused_token_is_told_apart_and_not_shown(
+    backend: str, token: str, text: str, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FABSTIR_API", f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}")
+    monkeypatch.setenv("FABSTIR_TOKEN", token)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+    async def main() -> None:
+        async with fabstir_client.connect():
+            pytest.fail("entered")
+
+    with pytest.raises(Forbidden, match=text) as caught:
+        anyio.run(main, backend=backend) if backend != "threads" else fabstir_client.connect_sync().status()
+    assert "wrong" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", ""])
+def test_what_is_no_daemon_is_unreachable(path: str, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FABSTIR_TOKEN", TOKEN)
+    if path:
+        api = f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}{path}"
+        text = "HTTP 404"
+    else:
+        listener = socket.create_server(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        listener.close()
+        api, text = f"http://127.0.0.1:{port}", "refused, nobody listens there"
+    with pytest.raises(DaemonUnreachable, match=text):
+        fabstir_client.connect_sync(api=api).status()
+
+    async def main() -> None:
+        async with fabstir_client.connect(api=api):
+            pytest.fail("entered")
+
+    for backend in BACKENDS:
+        with pytest.raises(DaemonUnreachable, match=text):
+            anyio.run(main, backend=backend)
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "threads"])
+def test_a_message_over_the_limit_of_a_websocket(
+    backend: str, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FABSTIR_API", f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}")
+    monkeypatch.setenv("FABSTIR_TOKEN", TOKEN)
+    large = ["x" * 10_000]
+
+    async def main() -> None:
+        async with fabstir_client.connect() as client:
+            with pytest.raises(TooLarge):
+                await client.call("echo", large)
+            assert await client.call("echo", [1]) == [1]
+
+    if backend != "threads":
+        anyio.run(main, backend=backend)
+        return
+    with fabstir_client.connect_sync() as client:
+        with pytest.raises(TooLarge):
+            client.call("echo", large)
+        assert client.call("echo", [1]) == [1]
+
+
+# The blocking twin
+
+
+def test_blocking_results_and_errors(either: ScriptedDaemon) -> None:
+    either.peers = [PEER]
+    with fabstir_client.connect_sync() as client:
+        assert client.start({"max_retries": 1}).state == "started"
+        assert [peer.peer_id for peer in client.peers()] == [PEER]
+        assert json.loads(client.call_raw("echo", {"a": 1})) == {"a": 1}
+        with pytest.raises(MethodNotFound):
+            client.call("nope")
+        assert client.call("echo", [1]) == [1]
+    assert either.opened == 1  # an error that was an answer does not cost the connection
+
+
+def test_threads_do_not_wait_for_each_other(either: ScriptedDaemon) -> None:
+    gate = threading.Event()
+    either.methods["gated"] = lambda params: gate.wait(10)
+    with fabstir_client.connect_sync() as client:
+        results: list[Any] = []
+        thread = threading.Thread(target=lambda: results.append(client.call("gated")))
+        thread.start()
+        while ("gated", {}) not in either.calls:
+            assert client.status().state == "stopped"
+        gate.set()
+        thread.join(10)
+    assert results == [True]
+
+
+def test_more_threads_than_connections_are_kept(daemon: ScriptedDaemon) -> None:
+    before = descriptors()
+    meeting = threading.Barrier(12)
+    daemon.methods["meet"] = lambda params: meeting.wait(10)
+    with fabstir_client.connect_sync() as client:
+        threads = [threading.Thread(target=client.call, args=("meet",)) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert daemon.opened == 12
+        assert client.call("echo", [1]) == [1]
+    daemon.stop()
+    until(lambda: descriptors() <= before)
+    with pytest.raises(RuntimeError, match="closed"):
+        client.status()
+
+
+def test_a_blocking_connection_that_ended_while_idle_is_replaced_unseen(either: ScriptedDaemon) -> None:
+    with fabstir_client.connect_sync() as client:
+        for opened in (1, 2, 3):
+            assert client.status().state == "stopped"
+            assert either.opened == opened
+            either.cut()
+
+
+def test_a_blocking_call_whose_connection_ends_says_so(daemon: ScriptedDaemon) -> None:
+    daemon.methods["cut"] = lambda params: daemon.cut()
+    with fabstir_client.connect_sync() as client:
+        with pytest.raises(ConnectionLost):
+            client.call("cut")
+        assert client.status().state == "stopped"
+
+
+def test_every_blocking_call_is_bounded(daemon: ScriptedDaemon) -> None:
+    never = threading.Event()
+    daemon.methods["stuck"] = lambda params: never.wait(10)
+    with fabstir_client.connect_sync() as client:
+        with pytest.raises(ClientTimeout, match=r"did not answer stuck within 0\.05 s"):
+            client.call("stuck", bound=0.05)
+        never.set()
+        # The late answer must not be taken for the next one.
+        assert client.call("echo", [1]) == [1]
+
+
+def test_blocking_without_a_with(daemon: ScriptedDaemon) -> None:
+    client = sync.connect(api=f"ipc:{daemon.path}")
+    assert client.status().state == "stopped"
+    client.close()
+
+
+def test_blocking_without_a_daemon(tmp_path: Path) -> None:
+    client = fabstir_client.connect_sync(data_dir=tmp_path)
+    with pytest.raises(DaemonUnreachable, match=rf"{tmp_path}/api.json: not there; {tmp_path}/api.sock: not there"):
+        client.status()
+    with pytest.raises(DaemonUnreachable), client:
+        pytest.fail("entered")
+
+
+def test_a_full_queue_of_a_socket_is_waited_for_with_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that hangs: its socket takes connections until the queue is full, and says nothing."""
+    monkeypatch.setattr("fabstir_client.sync_link.CONNECT_TIMEOUT", 0.1)
+    monkeypatch.setattr("fabstir_client.link.CONNECT_TIMEOUT", 0.1)
+    path = str(tmp_path / "api.sock")
+
+    async def main() -> None:
+        async with fabstir_client.connect(api=f"ipc:{path}"):
+            pytest.fail("entered")
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen(0)
+        with socket.socket(socket.AF_UNIX) as filler:
+            filler.connect(path)
+            with pytest.raises(DaemonUnreachable, match="no answer within"):
+                fabstir_client.connect_sync(api=f"ipc:{path}").status()
+            for backend in BACKENDS:
+                with pytest.raises(DaemonUnreachable, match="no answer within"):
+                    anyio.run(main, backend=backend)
+
+
+def test_the_surface_is_the_same_in_both() -> None:
+    def surface(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    only_blocking = surface(sync.Client) - surface(fabstir_client.Client)
+    assert only_blocking == {"close", "call_raw"}
+    assert surface(fabstir_client.Client) <= surface(sync.Client)
+
+
+def test_every_error_is_a_fabstir_error() -> None:
+    for error in (ClientTimeout, ConnectionLost, DaemonUnreachable, BadAnswer, InvalidConfig, Forbidden):
+        assert issubclass(error, FabstirError)
+        assert error.code != FabstirError.code
+    assert issubclass(InvalidConfig, ValueError)
+    assert calls.DEFAULT_BOUND == 60
