@@ -10,7 +10,7 @@ from tests.support.minipeer import Connection, ConnectionLost, MiniPeer, Stage, 
 from tests.support.ports import black_hole, refusing_port
 from tests.support.waiting import until
 
-from .ours import Record, address, our_host
+from .ours import LOOPBACK, Record, address, our_host
 from .stock import stock
 
 # ------------------------------------------------------------------------------------------------------------- trap 1
@@ -125,6 +125,25 @@ async def gives_up(host: Host, target: str) -> None:
         await host.dial(target, timeout=TIMEOUT)
     assert TIMEOUT <= trio.current_time() - began < 3 * TIMEOUT
     assert not host.links()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "ws"])
+@pytest.mark.parametrize("stage", [Stage.TCP, Stage.GREETED, Stage.SECURITY, Stage.NOISE, Stage.SECURED])
+async def test_ours_drops_a_dialer_that_falls_silent(stage: Stage, transport: str) -> None:
+    """Trap 5, the other way round: whoever stops half-way in a handshake with us loses the only slot there is."""
+    if transport == "ws" and stage > Stage.GREETED:
+        return  # the mini peer speaks no WebSocket: it connects and is silent, or sends what is no upgrade
+    listen = "/ip4/127.0.0.1/tcp/0" + ("/ws" if transport == "ws" else "")
+    async with our_host((listen, *LOOPBACK), most=1, handshake_timeout=TIMEOUT) as host, mini_peers(2) as peers:
+        silent, healthy = peers
+        target, good = host.listen_addresses()
+        before = await held()
+        conn = await silent.dial(target.replace("/ws", ""), hold=stage)
+        with trio.fail_after(10 * TIMEOUT):
+            await conn.closed.wait()
+        await released(before)
+        assert host.swarm.handshakes_failed == 1
+        assert await (await healthy.dial(good)).ping() > 0
 
 
 # ------------------------------------------------------------------------------------------------------------- trap 6
