@@ -65,7 +65,8 @@ def _make(path: Path) -> Identity:
 def _decode(content: bytes, path: Path) -> bytes:
     cure = "restore it from a backup, or move it away to start with a new peer id"
     if len(content) >= 2 and content[0] == 0x08 and content[1] in _KEY_TYPES:
-        raise IdentityError(f"identity {path} holds an {_KEY_TYPES[content[1]]} key; only Ed25519 is supported; {cure}")
+        kind = _KEY_TYPES[content[1]]
+        raise IdentityError(f"identity {path} holds a key of type {kind}; only Ed25519 is supported; {cure}")
     if not content.startswith(_PRIVATE) or len(content) != len(_PRIVATE) + 64:
         raise IdentityError(
             f"identity {path} is damaged: {len(content)} bytes that are no libp2p Ed25519 private key; {cure}"

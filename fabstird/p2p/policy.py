@@ -95,7 +95,7 @@ def dial_failed(cycle: Cycle, now: float, settings: Settings) -> tuple[Cycle, Re
     first = cycle.attempts == 1
     if cycle.attempts > settings.max_retries:
         return rest(cycle, now, settings.keepalive), GaveUp(cycle.attempts, first)
-    delay = settings.retry_delay * 2 ** (cycle.attempts - 1)
+    delay = settings.retry_delay << cycle.attempts - 1  # doubled each time; 0 stays 0 at no cost
     pause = FOREVER if delay > FOREVER * 1000 else delay / 1000
     return replace(cycle, phase="waiting", due=now + pause), Retry(cycle.attempts, delay, first)
 
