@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 DEFAULT_FILE = Path("/etc/fabstird/config.toml")
+LARGEST = 2**53 - 1  # the numbers that every JSON parser holds exactly, and float arithmetic too
 MULTIADDR_PREFIXES = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
 Check = Callable[[Any], Any]
 
@@ -26,12 +27,17 @@ class ConfigError(Exception):
     """One or more mistakes; ``mistakes`` has one line for each, naming the source, the key and what would be right."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("\n".join(mistakes))
-        self.mistakes = list(mistakes)
+        self.mistakes = [_one_line(mistake) for mistake in mistakes]
+        super().__init__("\n".join(self.mistakes))
+
+
+def _one_line(text: str) -> str:
+    """A value may hold newlines and a terminal's control characters; a line about it does not."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# Checks: value -> value as it is stored, or ValueError with one line a mistake that says what would be right
+# Checks: value -> value as it is stored, or ValueError with one argument a mistake that says what would be right
 
 
 def _boolean(value: Any) -> bool:
@@ -40,10 +46,12 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-def _integer(low: int, what: str, high: int | None = None) -> Check:
+def _integer(low: int, what: str) -> Check:
     def check(value: Any) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or value < low or (high is not None and value > high):
+        if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise ValueError(f"must be {what}, not {_shown(value)}")
+        if value > LARGEST:
+            raise ValueError(f"must be {what}, and {LARGEST} at most")
         return value
 
     return check
@@ -73,7 +81,7 @@ def _multiaddrs(what: str, *, with_peer: bool = False) -> Check:
             raise ValueError(f"must be an array of multiaddrs, not {_shown(value)}")
         wrong = [problem for item in value if (problem := _multiaddr_problem(what, item, with_peer))]
         if wrong:
-            raise ValueError("\n".join(wrong))
+            raise ValueError(*wrong)
         return tuple(dict.fromkeys(value))
 
     return check
@@ -254,7 +262,7 @@ def load(
             values[setting.section][setting.key] = _CHECKS[setting.section][setting.key](setting.value)
             sources[setting.section, setting.key] = setting.source
         except ValueError as error:
-            mistakes += [f"{where}: {line}" for line in str(error).splitlines()]
+            mistakes += [f"{where}: {line}" for line in error.args]
     _follow_lower_limits(values["connections"])
     config = Config(**{section: cls(**values[section]) for section, cls in _SECTIONS.items()})
     if not mistakes:
@@ -298,7 +306,7 @@ def override_node(node: NodeConfig, overrides: Mapping[str, Any]) -> NodeConfig:
             try:
                 values[key] = _CHECKS["node"][key](value)
             except ValueError as error:
-                mistakes += [f"config.{name}: {line}" for line in str(error).splitlines()]
+                mistakes += [f"config.{name}: {line}" for line in error.args]
     if mistakes:
         raise ConfigError(mistakes)
     return dataclasses.replace(node, **values)
@@ -335,7 +343,7 @@ def _from_file(path: Path | None, mistakes: list[str]) -> list[_Setting]:
     except UnicodeDecodeError as error:
         mistakes.append(f"{path}: is not UTF-8 text (byte {error.start})")
         return []
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError is one; a number of 5,000 digits is another
         mistakes.append(f"{path}: is not TOML: {error}")
         return []
     settings = []
@@ -395,6 +403,6 @@ def _toml_value(text: str) -> Any:
     """Read as TOML where it parses, else as a bare string (CONTRACT, section 1)."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         return text
     return parsed["value"] if parsed.keys() == {"value"} else text

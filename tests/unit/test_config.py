@@ -1,0 +1,529 @@
+"""The configuration: its keys and defaults, its rules, its sources, and mistakes that say what would be right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabstird import config
+from fabstird.config import Config, ConfigError, NodeConfig, load, override_node, split_host_port
+
+PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+# CONTRACT, section 2
+CONTRACT = """
+[node]
+auto_start = true                               # start the libp2p node together with the daemon
+listen_addresses = ["/ip4/0.0.0.0/tcp/0"]
+announce_addresses = []
+bootstrap_nodes = []
+enable_dht = true
+enable_mdns = true
+dial_timeout = 30000                            # ms, applied to every dial
+request_timeout = 60000                         # ms
+max_retries = 3                                 # re-dials after the first failed dial of a bootstrap node
+retry_delay = 1000                              # ms before the first re-dial; doubles each time
+keepalive_interval = 300000                     # ms until a bootstrap node whose cycle failed is tried afresh, 0 never
+
+[connections]
+low_water = 64
+high_water = 192
+max = 256
+max_per_ip = 32
+grace_period = 20000
+handshake_timeout = 10000
+
+[api]
+ipc = "auto"                                    # a path, "auto", or "" for none
+ipc_mode = "0660"
+http = "127.0.0.1:4780"                         # or "unix:/path", or "" for none; port 0 picks one
+allowed_hosts = ["localhost", "127.0.0.1", "::1"]
+allowed_origins = []
+max_request_bytes = 1048576
+max_batch = 100
+
+[events]
+history = 8192                                  # entries kept for replay
+heartbeat = 15000
+
+[log]
+level = "info"
+format = "auto"                                 # "console" on a terminal, "json" otherwise
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of the system's file, which nothing has been put at."""
+    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "etc.toml")
+    return tmp_path / "etc.toml"
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    return path
+
+
+def of_file(tmp_path: Path, text: str) -> Config:
+    return load(written(tmp_path, text), {})
+
+
+def mistakes(*overrides: str, **environ: str) -> list[str]:
+    with pytest.raises(ConfigError) as raised:
+        load(None, environ, overrides)
+    assert str(raised.value) == "\n".join(raised.value.mistakes)
+    return raised.value.mistakes
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Keys and defaults
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    assert load(None, {}).to_dict() == tomllib.loads(CONTRACT)
+    assert load(None, {}) == Config()
+
+
+def test_the_contracts_own_text_is_a_configuration(tmp_path: Path) -> None:
+    assert of_file(tmp_path, CONTRACT) == Config()
+
+
+def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
+    shown = of_file(
+        tmp_path, f'[node]\nbootstrap_nodes = ["/ip4/1.2.3.4/tcp/1{PEER}"]\n[log]\nlevel = "debug"'
+    ).to_dict()
+    settings = [
+        f"{section}.{key}={json.dumps(value)}" for section, keys in shown.items() for key, value in keys.items()
+    ]
+    assert load(None, {}, settings).to_dict() == shown
+
+
+def test_a_file_sets_only_what_it_names(tmp_path: Path) -> None:
+    found = of_file(tmp_path, "[node]\nmax_retries = 0\nretry_delay = 0\nkeepalive_interval = 0\n")
+    assert found.node == NodeConfig(max_retries=0, retry_delay=0, keepalive_interval=0)
+    assert found.connections == Config().connections
+    assert of_file(tmp_path, "") == Config()
+    assert of_file(tmp_path, "[node]\n[log]\n") == Config()
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Rules: what is right, and what is wrong with words for it
+
+RIGHT = [
+    ("node.listen_addresses", ["/ip4/1.2.3.4/tcp/0", "/ip6/::/tcp/4001/ws", "/dns4/localhost/tcp/1"]),
+    ("node.listen_addresses", []),
+    ("node.bootstrap_nodes", []),
+    ("node.bootstrap_nodes", [f"/{kind}/example.org/tcp/4001{PEER}" for kind in ("dns", "dns4", "dns6")]),
+    ("node.bootstrap_nodes", [f"/ip4/1.2.3.4/tcp/4001{PEER}", f"/ip6/::1/tcp/4001/ws{PEER}"]),
+    ("node.bootstrap_nodes", ["/dnsaddr/bootstrap.example.org"]),
+    ("node.bootstrap_nodes", ["/ip4/1.2.3.4/tcp/4001/p2p/cannot-be-decoded"]),  # goes through its cycle instead
+    ("node.bootstrap_nodes", [f"/ip4/1.2.3.4/udp/4001/quic-v1{PEER}"]),
+    ("node.dial_timeout", 1),
+    ("node.max_retries", 0),
+    ("node.retry_delay", 0),
+    ("node.keepalive_interval", 0),
+    ("connections.low_water", 0),
+    ("connections.grace_period", 0),
+    ("api.ipc", ""),
+    ("api.ipc", "/run/fabstird.sock"),
+    ("api.ipc_mode", "600"),
+    ("api.http", ""),
+    ("api.http", "unix:/run/http.sock"),
+    ("api.http", "[::1]:0"),
+    ("api.http", "localhost:65535"),
+    ("api.allowed_origins", ["https://app.example.org"]),
+    ("log.level", "error"),
+    ("log.format", "console"),
+]
+
+WHOLE = "must be a positive integer"
+MILLISECONDS = "must be a positive integer of milliseconds"
+DELAY = "must be an integer of milliseconds, 0 or more"
+IP4 = "/ip4/1.2.3.4/tcp/1"
+BEGINS = "must be a multiaddr that begins with one of /ip4/ /ip6/ /dns/ /dns4/ /dns6/ /dnsaddr/"
+WRONG = [
+    ("node.auto_start", 1, "must be true or false, not 1"),
+    ("node.enable_dht", "yes", 'must be true or false, not "yes"'),
+    ("node.enable_mdns", [], "must be true or false, not []"),
+    ("node.listen_addresses", "/ip4/0.0.0.0/tcp/0", 'must be an array of multiaddrs, not "/ip4/0.0.0.0/tcp/0"'),
+    ("node.listen_addresses", ["0.0.0.0:4001"], f'invalid listen address "0.0.0.0:4001": {BEGINS}'),
+    ("node.listen_addresses", [""], f'invalid listen address "": {BEGINS}'),
+    ("node.announce_addresses", ["/unix/x"], f'invalid announce address "/unix/x": {BEGINS}'),
+    ("node.bootstrap_nodes", [7], f'invalid bootstrap node "7": {BEGINS}'),
+    ("node.bootstrap_nodes", [f" {IP4}{PEER}"], f'invalid bootstrap node " {IP4}{PEER}": {BEGINS}'),
+    ("node.bootstrap_nodes", [IP4], f'invalid bootstrap node "{IP4}": must name the peer: {IP4}/p2p/<peer id>'),
+    ("node.dial_timeout", 0, f"{MILLISECONDS}, not 0"),
+    ("node.dial_timeout", -1, f"{MILLISECONDS}, not -1"),
+    ("node.dial_timeout", 1.5, f"{MILLISECONDS}, not 1.5"),
+    ("node.dial_timeout", True, f"{MILLISECONDS}, not true"),
+    ("node.request_timeout", "60s", f'{MILLISECONDS}, not "60s"'),
+    ("node.max_retries", -1, "must be an integer, 0 or more, not -1"),
+    ("node.retry_delay", -1, f"{DELAY}, not -1"),
+    ("node.keepalive_interval", -1, f"{DELAY}, not -1"),
+    ("connections.low_water", -1, "must be an integer, 0 or more, not -1"),
+    ("connections.high_water", 0, f"{WHOLE}, not 0"),
+    ("connections.max", 0, f"{WHOLE}, not 0"),
+    ("connections.max_per_ip", 0, f"{WHOLE}, not 0"),
+    ("connections.grace_period", -1, f"{DELAY}, not -1"),
+    ("connections.handshake_timeout", 0, f"{MILLISECONDS}, not 0"),
+    ("api.ipc", "relative.sock", 'must be an absolute path, "auto", or "" for none, not "relative.sock"'),
+    ("api.ipc_mode", "0999", 'must be an octal file mode such as "0660", not "0999"'),
+    ("api.ipc_mode", 0o660, 'must be an octal file mode such as "0660", not 432'),
+    ("api.http", "127.0.0.1", 'must be "host:port", "[ipv6]:port", "unix:/path", or "" for none, not "127.0.0.1"'),
+    ("api.http", "127.0.0.1:65536", '"host:port"'),
+    ("api.http", "::1:80", '"[ipv6]:port"'),
+    ("api.http", "unix:relative", '"unix:/path"'),
+    ("api.http", 4780, "not 4780"),
+    ("api.allowed_hosts", "localhost", 'must be an array of strings, not "localhost"'),
+    ("api.allowed_hosts", [1], "must be an array of strings, not [1]"),
+    ("api.allowed_origins", {}, "must be an array of strings, not {}"),
+    ("api.max_request_bytes", 0, f"{WHOLE}, not 0"),
+    ("api.max_batch", 0, f"{WHOLE}, not 0"),
+    ("events.history", 0, f"{WHOLE}, not 0"),
+    ("events.heartbeat", 0, f"{MILLISECONDS}, not 0"),
+    ("log.level", "verbose", 'must be one of debug, info, warning, error, not "verbose"'),
+    ("log.level", ["info"], "must be one of debug, info, warning, error"),
+    ("log.format", "xml", 'must be one of auto, console, json, not "xml"'),
+]  # fmt: skip
+
+
+def as_toml(key: str, value: Any) -> str:
+    section, _, name = key.partition(".")
+    text = "{}" if value == {} else json.dumps(value)
+    return f"[{section}]\n{name} = {text}\n"
+
+
+def test_every_key_has_a_wrong_value_below() -> None:
+    keys = {f"{section}.{key}" for section, table in Config().to_dict().items() for key in table}
+    assert keys == {key for key, _, _ in WRONG}
+
+
+@pytest.mark.parametrize(("key", "value"), RIGHT)
+def test_what_is_right_is_taken_as_it_is(tmp_path: Path, key: str, value: Any) -> None:
+    section, _, name = key.partition(".")
+    assert of_file(tmp_path, as_toml(key, value)).to_dict()[section][name] == value
+    assert load(None, {}, [f"{key}={json.dumps(value)}"]).to_dict()[section][name] == value
+
+
+@pytest.mark.parametrize(("key", "value", "words"), WRONG)
+def test_what_is_wrong_names_source_key_and_cure(tmp_path: Path, key: str, value: Any, words: str) -> None:
+    path = written(tmp_path, as_toml(key, value))
+    with pytest.raises(ConfigError) as raised:
+        load(path, {})
+    (line,) = raised.value.mistakes
+    assert line.startswith(f"{path}: {key}: ")
+    assert words in line
+
+
+@pytest.mark.parametrize("key", [key for key, _, words in WRONG if "integer" in words])
+def test_a_number_is_one_that_every_json_reader_holds(key: str) -> None:
+    """Beyond 2^53 - 1 a number does not survive other languages' parsers, and 10^400 not even our own arithmetic."""
+    load(
+        None, {}, [f"{key}={2**53 - 1}", "connections.max=9007199254740991", "connections.high_water=9007199254740991"]
+    )
+    for number in (2**53, 10**400):
+        assert mistakes(f"{key}={number}")[0].startswith(f"--set: {key}: must be ")
+    assert mistakes(f"{key}={'9' * 5000}")[0].startswith(f"--set: {key}: must be ")
+
+
+def test_the_same_entry_twice_is_one() -> None:
+    node = f"/ip4/1.2.3.4/tcp/1{PEER}"
+    found = load(None, {}, [f'node.bootstrap_nodes=["{node}", "{node}/", "{node}"]'])
+    assert found.node.bootstrap_nodes == (node, f"{node}/")
+    assert load(
+        None, {}, ['node.listen_addresses=["/ip4/0.0.0.0/tcp/1", "/ip4/0.0.0.0/tcp/1"]']
+    ).node.listen_addresses == ("/ip4/0.0.0.0/tcp/1",)
+
+
+def test_each_wrong_entry_of_a_list_is_told() -> None:
+    found = mistakes(f'node.bootstrap_nodes=["nonsense", "/ip4/1.2.3.4/tcp/1{PEER}", "/ip4/1.2.3.4/tcp/1", 7]')
+    assert [line.split(":")[2] for line in found] == [
+        ' invalid bootstrap node "nonsense"',
+        ' invalid bootstrap node "/ip4/1.2.3.4/tcp/1"',
+        ' invalid bootstrap node "7"',
+    ]
+
+
+def test_watermarks_follow_a_lower_maximum() -> None:
+    found = load(None, {}, ["connections.max=20"]).connections
+    assert (found.low_water, found.high_water, found.max) == (20, 20, 20)
+    found = load(None, {}, ["connections.high_water=50"]).connections
+    assert (found.low_water, found.high_water, found.max) == (50, 50, 256)
+    found = load(None, {}, ["connections.max=1000"]).connections
+    assert (found.low_water, found.high_water, found.max) == (64, 192, 1000)
+
+
+def test_watermarks_that_are_set_must_agree(tmp_path: Path) -> None:
+    assert mistakes("connections.max=20", "connections.high_water=21") == [
+        "--set: connections.high_water: must not exceed connections.max (20), but is 21"
+    ]
+    assert mistakes("connections.low_water=193", FABSTIRD_CONNECTIONS__HIGH_WATER="192") == [
+        "--set: connections.low_water: must not exceed connections.high_water (192), but is 193"
+    ]
+    assert len(mistakes("connections.low_water=30", "connections.high_water=20", "connections.max=10")) == 2
+    path = written(tmp_path, "[connections]\nhigh_water = 300\n")
+    with pytest.raises(ConfigError, match=f"{path}: connections.high_water: must not exceed connections.max"):
+        load(path, {})
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Sources
+
+
+def test_later_sources_go_over_earlier_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, "[node]\nmax_retries = 1\nretry_delay = 1\ndial_timeout = 1\n")
+    environ = {"FABSTIRD_NODE__RETRY_DELAY": "2", "FABSTIRD_NODE__DIAL_TIMEOUT": "2"}
+    found = load(path, environ, ["node.dial_timeout=3", "node.dial_timeout=4"]).node
+    assert (found.max_retries, found.retry_delay, found.dial_timeout, found.request_timeout) == (1, 2, 4, 60000)
+
+
+def test_which_file_is_read(tmp_path: Path, no_system_file: Path) -> None:
+    named, variable = tmp_path / "named.toml", tmp_path / "variable.toml"
+    for number, path in enumerate((no_system_file, variable, named), 1):
+        path.write_text(f"[node]\nmax_retries = {number}\n")
+    environ = {"FABSTIRD_CONFIG": str(variable)}
+    assert load(named, environ).node.max_retries == 3
+    assert load(None, environ).node.max_retries == 2
+    assert load(None, {"FABSTIRD_CONFIG": ""}).node.max_retries == 1
+    no_system_file.unlink()
+    assert load(None, {}).node.max_retries == Config().node.max_retries
+
+
+def test_a_set_value_is_toml_where_it_parses_and_else_a_bare_string() -> None:
+    def level(text: str) -> str:
+        return load(None, {}, [f"log.level={text}"]).log.level
+
+    assert level("debug") == level('"debug"') == level("'debug'") == "debug"
+    assert load(None, {}, ["node.auto_start=false"]).node.auto_start is False
+    assert load(None, {}, ["api.allowed_hosts=['a', \"b\"]"]).api.allowed_hosts == ("a", "b")
+    assert load(None, {}, ["api.http="]).api.http == load(None, {}, ['api.http=""']).api.http == ""
+    assert load(None, {}, ["api.ipc=/a=b.sock"]).api.ipc == "/a=b.sock"
+    assert load(None, {}, ["api.http=[::1]:80"]).api.http == "[::1]:80"
+    assert load(None, {}, [" node.max_retries=0x10"]).node.max_retries == 16
+    assert mistakes("log.level=info\nother = 1")[0].startswith("--set: log.level: must be one of")
+
+
+def test_variables_of_the_environment_are_read_the_same_way() -> None:
+    found = load(
+        None,
+        {
+            "FABSTIRD_NODE__AUTO_START": "false",
+            "FABSTIRD_LOG__LEVEL": "debug",
+            "FABSTIRD_API__ALLOWED_HOSTS": '["x"]',
+            "FABSTIRD_CONFIG": "",
+            "FABSTIR_API": "ipc:/elsewhere",
+            "PATH": "/bin",
+        },
+    )
+    assert (found.node.auto_start, found.log.level, found.api.allowed_hosts) == (False, "debug", ("x",))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environ", "line"),
+    [
+        (["node"], {}, "--set node: must be section.key=value, such as --set node.auto_start=false"),
+        (["auto_start=true"], {}, "--set auto_start=true: must be section.key=value"),
+        (["node.x=1"], {}, "--set: node.x: unknown key; [node] knows auto_start, listen_addresses, "),
+        (["nodes.max_retries=1"], {}, "--set: nodes.max_retries: unknown section; known are [node], [connections], "),
+        (["NODE.max_retries=1"], {}, "--set: NODE.max_retries: unknown section"),
+        (["log.level=loud"], {}, '--set: log.level: must be one of debug, info, warning, error, not "loud"'),
+        ([], {"FABSTIRD_NODE__X": "1"}, "environment variable FABSTIRD_NODE__X: node.x: unknown key; [node] knows "),
+        ([], {"FABSTIRD_X__Y": "1"}, "environment variable FABSTIRD_X__Y: x.y: unknown section; known are [node]"),
+        ([], {"FABSTIRD_LOG__LEVEL": "loud"}, "environment variable FABSTIRD_LOG__LEVEL: log.level: must be one of"),
+    ],
+)
+def test_mistakes_outside_the_file(overrides: list[str], environ: dict[str, str], line: str) -> None:
+    (found,) = mistakes(*overrides, **environ)
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[node\n", "is not TOML: "),
+        ("[node]\nauto_start = true\nauto_start = true\n", "is not TOML: "),
+        ("max_retries = 3\n", "max_retries: unknown section; known are [node], "),
+        ("[server]\nport = 1\n", "server.port: unknown section; known are [node], "),
+        ("[server]\n", "[server]: unknown section; known are [node], "),
+        ("node = 3\n", "node: must be a table: [node]"),
+        ("[[node]]\n", "node: must be a table: [node]"),
+        ("[log]\nlevle = 'info'\n", "log.levle: unknown key; [log] knows level, format"),
+        (f"[node]\nmax_retries = {'9' * 5000}\n", "is not TOML: "),
+    ],
+)
+def test_mistakes_of_the_files_shape(tmp_path: Path, text: str, line: str) -> None:
+    path = written(tmp_path, text)
+    with pytest.raises(ConfigError) as raised:
+        load(path, {})
+    (found,) = raised.value.mistakes
+    assert found.startswith(f"{path}: {line}")
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    for path, why in (
+        (tmp_path / "missing.toml", "cannot be read: No such file or directory"),
+        (tmp_path, "cannot be read: Is a directory"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{path}: {why}$"):
+            load(path, {})
+        with pytest.raises(ConfigError, match=f"^{path}: {why}$"):
+            load(None, {"FABSTIRD_CONFIG": str(path)})
+    (tmp_path / "latin.toml").write_bytes("# ä\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"latin\.toml: is not UTF-8 text \(byte 2\)$"):
+        load(tmp_path / "latin.toml", {})
+
+
+def test_all_mistakes_of_all_sources_are_told_together(tmp_path: Path) -> None:
+    path = written(tmp_path, "[node]\nauto_start = 1\nretry_delay = -1\n[x]\ny = 1\n")
+    with pytest.raises(ConfigError) as raised:
+        load(path, {"FABSTIRD_LOG__LEVEL": "loud", "FABSTIRD_API__Z": ""}, ["node.dial_timeout=0", "nonsense"])
+    # Even one that a later source would have covered
+    assert sorted(
+        line.split(": ")[0].split(" ")[-1] + " " + line.split(": ")[1] for line in raised.value.mistakes
+    ) == sorted(
+        [
+            f"{path} node.auto_start",
+            f"{path} node.retry_delay",
+            f"{path} x.y",
+            "FABSTIRD_LOG__LEVEL log.level",
+            "FABSTIRD_API__Z api.z",
+            "--set node.dial_timeout",
+            "nonsense must be section.key=value, such as --set node.auto_start=false",
+        ]
+    )
+
+
+@pytest.mark.parametrize("text", ['[log]\nlevel = "a\\nb\\u001b[2J"\n', '[log]\n"a\\nb\\u001b[2J" = 1\n'])
+def test_a_mistake_is_one_line_whatever_the_value_holds(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        of_file(tmp_path, text)
+    (line,) = raised.value.mistakes
+    assert line.isprintable()
+    assert "a\\nb\\x1b[2J" in line
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5
+)
+
+
+@given(st.sampled_from([key for key, _, _ in WRONG]), anything | st.text())
+def test_any_value_is_taken_or_refused_in_one_line(key: str, value: Any) -> None:
+    text = value if isinstance(value, str) else json.dumps(value)
+    found: list[str] = []
+    try:
+        json.dumps(load(None, {}, [f"{key}={text}"]).to_dict())
+    except ConfigError as error:
+        found = error.mistakes or ["none"]
+    for line in found:
+        assert line.isprintable()
+        assert line.startswith("--set: ")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What start(config) may override
+
+
+def test_start_overrides_keys_of_the_node_in_camel_case() -> None:
+    found = override_node(
+        NodeConfig(max_retries=7),
+        {
+            "bootstrapNodes": [f"/ip4/1.2.3.4/tcp/1{PEER}"],
+            "listenAddresses": ["/ip4/127.0.0.1/tcp/0"],
+            "enableDHT": False,
+            "enableMDNS": False,
+            "dialTimeout": 1,
+            "requestTimeout": 2,
+            "maxRetries": None,
+            "retryDelay": 0,
+        },
+    )
+    assert found == NodeConfig(
+        bootstrap_nodes=(f"/ip4/1.2.3.4/tcp/1{PEER}",),
+        listen_addresses=("/ip4/127.0.0.1/tcp/0",),
+        enable_dht=False,
+        enable_mdns=False,
+        dial_timeout=1,
+        request_timeout=2,
+        max_retries=7,
+        retry_delay=0,
+    )
+
+
+def test_mistakes_of_start_name_the_key_as_it_was_given() -> None:
+    with pytest.raises(ConfigError) as raised:
+        override_node(
+            NodeConfig(), {"maxRetries": -1, "max_retries": 1, "autoStart": True, "bootstrapNodes": ["x", "y"]}
+        )
+    assert [line.partition(";")[0].partition(": must")[0] for line in raised.value.mistakes] == [
+        "config.maxRetries",
+        "config.max_retries: unknown key",
+        "config.autoStart: unknown key",
+        'config.bootstrapNodes: invalid bootstrap node "x"',
+        'config.bootstrapNodes: invalid bootstrap node "y"',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("127.0.0.1:0", ("127.0.0.1", 0)),
+        ("localhost:4780", ("localhost", 4780)),
+        ("[::1]:4780", ("::1", 4780)),
+        ("::1:4780", None),
+        ("[1.2.3.4]:1", None),
+        ("127.0.0.1", None),
+        ("127.0.0.1:", None),
+        (":80", None),
+        ("127.0.0.1:-1", None),
+        ("127.0.0.1:65536", None),
+        ("127.0.0.1:٣", None),
+    ],
+)
+def test_host_and_port(text: str, parts: tuple[str, int] | None) -> None:
+    assert split_host_port(text) == parts
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# check-config
+
+
+def check_config(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FABSTIR")}
+    command = [sys.executable, "-m", "fabstird", "check-config", *arguments]
+    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, timeout=30, check=False)
+
+
+def test_check_config_prints_what_is_in_effect(tmp_path: Path) -> None:
+    path = written(tmp_path, "[node]\nmax_retries = 5\n")
+    done = check_config(str(path), "--set", "log.level=debug", FABSTIRD_NODE__AUTO_START="false")
+    assert (done.returncode, done.stderr) == (0, "")
+    wanted = load(path, {"FABSTIRD_NODE__AUTO_START": "false"}, ["log.level=debug"])
+    assert json.loads(done.stdout) == wanted.to_dict()
+
+
+def test_check_config_reads_the_file_that_run_would_read(tmp_path: Path) -> None:
+    path = written(tmp_path, "[node]\nmax_retries = 5\n")
+    done = check_config(FABSTIRD_CONFIG=str(path))
+    assert json.loads(done.stdout)["node"]["max_retries"] == 5
+
+
+def test_check_config_tells_one_line_a_mistake_and_exits_with_2(tmp_path: Path) -> None:
+    path = written(tmp_path, "[node]\nmax_retries = -1\nretry_delay = -1\n")
+    done = check_config(str(path), FABSTIRD_LOG__LEVEL="loud")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert [line.split(": must")[0] for line in done.stderr.splitlines()] == [
+        f"fabstird: {path}: node.max_retries",
+        f"fabstird: {path}: node.retry_delay",
+        "fabstird: environment variable FABSTIRD_LOG__LEVEL: log.level",
+    ]
