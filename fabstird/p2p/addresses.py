@@ -77,7 +77,7 @@ def parse(text: str) -> Address:
 
 
 def _port(text: str, whole: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) > 65535:
+    if not text.isascii() or not text.isdecimal() or len(text) > 5 or int(text) > 65535:
         raise AddressError(f'"{whole}": "{text}" is not a port')
     return int(text)
 
@@ -85,6 +85,8 @@ def _port(text: str, whole: str) -> int:
 def normal_peer_id(text: str) -> str:
     """The peer id as base58btc text, from either of its textual forms. Raises `AddressError`."""
     try:
+        if "/" in text:
+            raise ValueError("more than one part of a multiaddr")
         # Multiaddr checks the multihash and reads the CID form too; ID.from_base58 takes any base58 text.
         packed = Multiaddr(f"/p2p/{text}").to_bytes()
         value = Multiaddr(packed).value_for_protocol("p2p")

@@ -56,7 +56,7 @@ class Book:
             stored = msgspec.json.decode(content, type=_File)
             if stored.version != 1:
                 raise msgspec.ValidationError(f"version {stored.version} is not known to this daemon")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._clock() * 1000)}")
             os.replace(self._path, aside)
             log.warning("known peers are damaged; starting without them", set_aside=str(aside), error=str(error))
