@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import logging
+import socket
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,22 +29,27 @@ logger = logging.getLogger("fabstir_client.p2p")
 
 
 class _LoopSignal:
-    """An event of the loop it was made in, to be set from another thread."""
+    """Set by a thread, waited for in an event loop: a pair of sockets, one of which is closed.
+
+    So the thread never waits for the loop, which may have ended without a word.
+    """
 
     def __init__(self) -> None:
-        self._event = anyio.Event()
-        self._token = current_token()
+        self._read, self._write = socket.socketpair()
 
     def set(self) -> None:
-        try:
-            anyio.from_thread.run_sync(self._event.set, token=self._token)
-        except (anyio.RunFinishedError, RuntimeError):
-            pass  # the loop is over, and whoever waited with it
+        self._write.close()
 
     async def wait(self, seconds: float) -> bool:
+        """Whether it was set within ``seconds``."""
         with anyio.move_on_after(seconds):
-            await self._event.wait()
-        return self._event.is_set()
+            await anyio.wait_readable(self._read)
+            return True
+        return False
+
+    def __del__(self) -> None:
+        self._read.close()
+        self._write.close()
 
 
 @dataclass(frozen=True, slots=True)
