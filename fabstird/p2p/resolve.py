@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import dns.asyncresolver
 import dns.exception
@@ -12,6 +12,7 @@ import trio
 from fabstird.p2p.addresses import Address, AddressError, from_endpoint, parse
 
 MAX_ADDRESSES = 32  # of one name; a hostile zone must not make us dial for ever
+MAX_LOOKUPS = 32  # of names, for the same reason
 MAX_DEPTH = 4  # of dnsaddr records that name further names
 
 
@@ -24,28 +25,42 @@ async def resolve(address: Address, *, resolver: dns.asyncresolver.Resolver | No
 
     Raises `ResolveError`; the caller brings the deadline.
     """
-    found: dict[str, Address] = {}
-    await _resolve(address, found, resolver, MAX_DEPTH)
-    if not found:
-        raise ResolveError(f"{address.host} has no address that this node can dial")
-    return list(found.values())[:MAX_ADDRESSES]
+    search = _Search(resolver)
+    await search.follow(address, MAX_DEPTH)
+    if not search.found:
+        words = search.problems[0] if search.problems else f"{address.host} has no address that this node can dial"
+        raise ResolveError(words)
+    return list(search.found.values())[:MAX_ADDRESSES]
 
 
-async def _resolve(
-    address: Address, found: dict[str, Address], resolver: dns.asyncresolver.Resolver | None, depth: int
-) -> None:
-    if len(found) >= MAX_ADDRESSES:
-        return
-    if address.kind in ("ip4", "ip6"):
-        found.setdefault(str(address), address)
-    elif address.kind == "dnsaddr":
-        if depth == 0:
-            raise ResolveError(f"the dnsaddr records of {address.host} are nested more than {MAX_DEPTH} deep")
-        for record in await _dnsaddr(address, resolver):
-            await _resolve(record, found, resolver, depth - 1)
-    else:
-        for resolved in await _system(address):
-            found.setdefault(str(resolved), resolved)
+@dataclass(slots=True)
+class _Search:
+    """What one `resolve` has found. A name among others that cannot be resolved is a problem only if all are."""
+
+    resolver: dns.asyncresolver.Resolver | None
+    found: dict[str, Address] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    lookups: int = 0
+
+    async def follow(self, address: Address, depth: int) -> None:
+        if address.kind in ("ip4", "ip6"):
+            self.found.setdefault(str(address), address)
+            return
+        if len(self.found) >= MAX_ADDRESSES or self.lookups >= MAX_LOOKUPS:
+            return
+        self.lookups += 1
+        try:
+            if address.kind != "dnsaddr":
+                behind = await _system(address)
+            elif depth > 0:
+                behind = await _dnsaddr(address, self.resolver)
+            else:
+                raise ResolveError(f"the dnsaddr records of {address.host} are nested more than {MAX_DEPTH} deep")
+        except ResolveError as error:
+            self.problems.append(str(error))
+            return
+        for one in behind:
+            await self.follow(one, depth - 1)
 
 
 async def _system(address: Address) -> list[Address]:
