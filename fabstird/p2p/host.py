@@ -271,7 +271,9 @@ class Host:
             if isinstance(error, MultiselectClientError):
                 raise StreamError(f"{link.peer_id} did not agree on {protocol}: {error}") from error
             if isinstance(error, Exception) and not isinstance(error, StreamError | trio.TooSlowError):
-                raise StreamError(f"the stream to {link.peer_id} failed: {error or type(error).__name__}") from error
+                raise StreamError(
+                    f"the stream to {link.peer_id} failed: {str(error) or type(error).__name__}"
+                ) from error
             raise
         finally:
             if stream is not None:

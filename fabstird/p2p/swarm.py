@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import trio
 from libp2p.abc import INetConn, INetStream, INotifee, IPeerStore
+from libp2p.io.exceptions import IOException
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
@@ -25,22 +26,22 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm as LibSwarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
+from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from fabstir_client.types import Direction
 from fabstird.log import get_logger
-from fabstird.p2p import muxer
+from fabstird.p2p import yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, in_words
-from fabstird.p2p.muxer import Muxer
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
+from fabstird.p2p.yamux import Muxer
 
 log = get_logger("p2p.swarm")
 
 GOODBYE = 0.25  # seconds for telling a peer that we close; a peer that does not read gets no more
 CLOSING = 2.0  # seconds for closing everything when the node stops
-MAX_STREAMS = 256  # inbound streams of one connection at a time
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ class Link(SwarmConn):
         self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
         self.transport = address.transport
         self.security = str(getattr(muxed.secured_conn, "negotiated_security_protocol", ""))
-        self.muxer = str(muxer.YAMUX)
+        self.muxer = str(yamux.YAMUX)
         self.opened_at = int(time.time() * 1000)
         self.opened = trio.current_time()
         self.reason: str | None = None
@@ -110,11 +111,7 @@ class Link(SwarmConn):
         """Hand each stream that the peer opens to its handler, until the connection ends."""
         async with trio.open_nursery() as nursery:
             while True:
-                stream = await self.muxed_conn.accept_stream()
-                if len(nursery.child_tasks) >= MAX_STREAMS:
-                    await stream.reset()
-                else:
-                    nursery.start_soon(self._serve_stream, stream)
+                nursery.start_soon(self._serve_stream, await self.muxed_conn.accept_stream())
 
     async def _serve_stream(self, muxed_stream: Any) -> None:
         """One stream, fenced: whatever a peer makes a handler raise ends that stream and nothing else (trap 2)."""
@@ -159,6 +156,7 @@ class Swarm(LibSwarm):
         self.stream_errors = 0
         self._nursery: trio.Nursery | None = None
         self._pending = 0
+        self._dialling: set[trio.CancelScope] = set()  # `nursery.start` keeps a dial in its caller's scope, not in ours
         self._inbound_from: Counter[str] = Counter()
         self._bound: list[Listener] = []
 
@@ -181,6 +179,8 @@ class Swarm(LibSwarm):
                     yield
                 finally:
                     self._closing = True
+                    for scope in self._dialling:
+                        scope.cancel()
                     accepting.cancel()
                     with trio.move_on_after(CLOSING, shield=True):
                         await self._close_links("stopped")
@@ -241,11 +241,16 @@ class Swarm(LibSwarm):
         if total >= self.limits.max:
             raise DialLimit("connections.max", self.limits.max, total)
         self._pending += 1
+        scope = trio.CancelScope()
+        self._dialling.add(scope)
         try:
-            link: Link = await self._nursery.start(self._outbound, address)
+            with scope:
+                link: Link = await self._nursery.start(self._outbound, address)
+                return link
         finally:
+            self._dialling.discard(scope)
             self._pending -= 1
-        return link
+        raise DialError("the node is stopping")
 
     async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
         """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
@@ -308,7 +313,7 @@ class Swarm(LibSwarm):
         secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
         if secured.get_remote_peer() == self.self_id:
             raise DialError("that is this node's own peer id")
-        muxed = await muxer.upgrade(secured)
+        muxed = await yamux.upgrade(secured)
         link = Link(muxed, self, pipe, address)
         nursery.start_soon(self._fenced, link, muxed.start)
         await muxed.event_started.wait()
@@ -329,7 +334,7 @@ class Swarm(LibSwarm):
             with trio.move_on_after(GOODBYE, shield=True):
                 await link.muxed_conn.close()
         except trio.Cancelled:
-            link.end("stopped" if self._closing else "closed")
+            link.end("stopped")  # only the end of the swarm cancels an owner
             raise
         finally:
             with trio.CancelScope(shield=True):
@@ -341,13 +346,16 @@ class Swarm(LibSwarm):
             link.gone.set()
 
     async def _fenced(self, link: Link, run: Callable[[], Awaitable[None]]) -> None:
-        """A part of the link that lives as long as it does. libp2p lets errors of every kind out here, most of them an
-        ordinary end of the connection; each ends this link and nothing else."""
+        """A part of the link that lives as long as it does. Whatever leaves it here ends this link and nothing else."""
+        reason = "closed_by_peer"
         try:
             await run()
-        except Exception as error:  # noqa: BLE001 - see above
-            log.debug("link ended", peer=link.peer_id, error=repr(error))
-        link.end(link.pipe.ended or "closed_by_peer")
+        except* (IOException, MuxedConnUnavailable):
+            pass  # how connections end
+        except* Exception as group:  # noqa: BLE001 - a peer chooses what libp2p raises
+            reason = "error"
+            log.debug("link failed", peer=link.peer_id, error=in_words(group))
+        link.end(link.pipe.ended or reason)
 
     def _outbound_links(self) -> list[Link]:
         return [link for link in self.links() if link.direction_text == "outbound"]

@@ -7,6 +7,7 @@ awaited here (LAB.md, "jsonrpcserver on trio"; ADR 3). Every transport comes thr
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -63,7 +64,10 @@ Handler = Callable[[Call, Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One line of the method table. ``changes``: it changes something, and leaves an audit line in the log."""
+    """One line of the method table. ``changes``: it changes something, and leaves an audit line in the log.
+
+    Every call is ended after ``request_timeout``, but one that brings a ``timeout``: its handler keeps that.
+    """
 
     name: str
     params: type[Params]
@@ -152,10 +156,12 @@ class Dispatcher:
 async def _run(item: _Recorded, call: Call) -> None:
     """Carry a recorded call out; its outcome is a result or an error object, never an exception."""
     method, services = item.method, call.services
-    limit = services.config.node.request_timeout
+    limit = services.node.settings.request_timeout
     try:
         params = _convert(method, item.positional, item.named)
-        with trio.move_on_after(limit / 1000) as scope:
+        # A caller's own deadline is the method's to keep: it knows what to answer then
+        own = getattr(params, "timeout", None) is not None
+        with trio.move_on_after(math.inf if own else limit / 1000) as scope:
             item.outcome = {"result": await method.handler(call, params)}
         if scope.cancelled_caught:
             raise DeadlineExceeded(f"{method.name} did not finish within {limit} ms", timeout=limit)

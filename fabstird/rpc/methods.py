@@ -30,6 +30,7 @@ from fabstir_client.types import (
     VersionResult,
 )
 from fabstird import __version__
+from fabstird.config import LARGEST
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
 from fabstird.rpc.dispatch import Call, Method
@@ -204,10 +205,9 @@ def _types(types: list[str] | None) -> frozenset[str] | None:
 
 
 def _timeout(timeout: int | None) -> int | None:
-    if timeout is not None and timeout <= 0:
-        raise InvalidParams(
-            f"Invalid params: timeout: must be a positive number of milliseconds, not {timeout}", param="timeout"
-        )
+    if timeout is not None and not 0 < timeout <= LARGEST:
+        words = "a positive number of milliseconds" if timeout <= 0 else f"{LARGEST} ms at most"
+        raise InvalidParams(f"Invalid params: timeout: must be {words}, not {timeout}", param="timeout")
     return timeout
 
 

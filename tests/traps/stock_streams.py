@@ -1,6 +1,7 @@
 """Trap 2 on stock py-libp2p 0.8.1: what one bad stream does to the host."""
 
 import random
+from typing import Any
 
 import trio
 from libp2p.custom_types import TProtocol
@@ -15,6 +16,7 @@ from .stock import Verdict, main
 from .stock_hosts import address, stock_host
 
 MESHSUB = TProtocol("/meshsub/1.1.0")
+FLOOD = 4 * 1024 * 1024  # bytes, sixteen times yamux's first window
 
 
 async def handler_raises() -> Verdict:
@@ -49,6 +51,28 @@ async def garbage_to_gossipsub() -> Verdict:
         except BaseExceptionGroup as group:
             return {"run_ended_with": leaves(group)}
     return {"run_ended_with": []}
+
+
+async def window_ignored() -> Verdict:
+    """A stream that nobody reads, and a peer that sends on it as if its window had no end."""
+    deaf = trio.Event()
+    accepted: list[Any] = []
+
+    async def handler(stream: Any) -> None:
+        accepted.append(stream)
+        await deaf.wait()
+
+    async with mini_peer() as peer, stock_host() as host:
+        host.set_stream_handler(TProtocol("/deaf/1"), handler)
+        conn = await peer.dial(address(host))
+        stream = await conn.open_stream("/deaf/1")
+        stream.granted(1 << 30)  # granted by nobody
+        await stream.send_all(bytes(FLOOD))
+        await conn.ping()  # answered after all of it has been taken in
+        (muxed,) = [one.muxed_stream for one in accepted]
+        kept = len(muxed.conn.stream_buffers[muxed.stream_id])
+        deaf.set()
+        return {"kept": kept}
 
 
 def leaves(group: BaseExceptionGroup[BaseException]) -> list[str]:

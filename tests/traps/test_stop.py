@@ -65,11 +65,7 @@ async def test_ours_leaves_nothing_behind(leaving: str) -> None:
                 await trio.open_tcp_stream("127.0.0.1", port)
 
 
-CLOSED = pytest.mark.xfail(strict=True, reason='Swarm._live says "closed" if its host is cancelled; to be fixed there')
-HELD_UP = pytest.mark.xfail(strict=True, reason="the host waits for that dial; to be fixed in Swarm.dial_address")
-
-
-@pytest.mark.parametrize("cancelled", [False, pytest.param(True, marks=CLOSED)])
+@pytest.mark.parametrize("cancelled", [False, True])
 async def test_ours_says_that_it_stopped(cancelled: bool) -> None:
     """Trap 3: the reason of each disconnect, whichever way the host is left; `Node.stop` cancels it."""
     record = Record()
@@ -84,7 +80,6 @@ async def test_ours_says_that_it_stopped(cancelled: bool) -> None:
         assert [link.reason for link in record.went] == ["stopped"]
 
 
-@HELD_UP
 async def test_ours_ends_a_dial_that_somebody_else_waits_for() -> None:
     """Trap 3: a call of the API waits for a dial when the host is left. Leaving ends that dial, and does not wait until
     it times out (after 3 s here)."""
