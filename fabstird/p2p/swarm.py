@@ -155,7 +155,7 @@ class Swarm(LibSwarm):
         self.refused = 0
         self.stream_errors = 0
         self._nursery: trio.Nursery | None = None
-        self._pending = 0
+        self._open = 0  # connections on their way or up
         self._dialling: set[trio.CancelScope] = set()  # `nursery.start` keeps a dial in its caller's scope, not in ours
         self._inbound_from: Counter[str] = Counter()
         self._bound: list[Listener] = []
@@ -220,8 +220,11 @@ class Swarm(LibSwarm):
 
     def links(self, peer_id: str | None = None) -> list[Link]:
         """Links that are up, oldest first: all, or those of one peer."""
-        everyone = [link for links in self.connections.values() for link in links if isinstance(link, Link)]
-        return [link for link in everyone if peer_id in (None, link.peer_id) and not link.is_closed]
+        if peer_id is None:
+            conns = [conn for conns in self.connections.values() for conn in conns]
+        else:
+            conns = self.connections.get(ID.from_base58(peer_id), [])
+        return [conn for conn in conns if isinstance(conn, Link) and not conn.is_closed]
 
     # ----------------------------------------------------------------------------------------------------------------
     # A connection, from its first byte to its last
@@ -237,10 +240,8 @@ class Swarm(LibSwarm):
             raise DialError("that is this node's own peer id")
         if self._nursery is None or self._closing:
             raise DialError("the node is not running")
-        total = self._pending + sum(self._inbound_from.values()) + len(self._outbound_links())
-        if total >= self.limits.max:
-            raise DialLimit("connections.max", self.limits.max, total)
-        self._pending += 1
+        if self._open >= self.limits.max:
+            raise DialLimit("connections.max", self.limits.max, self._open)
         scope = trio.CancelScope()
         self._dialling.add(scope)
         try:
@@ -249,12 +250,12 @@ class Swarm(LibSwarm):
                 return link
         finally:
             self._dialling.discard(scope)
-            self._pending -= 1
         raise DialError("the node is stopping")
 
     async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
         """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
         up = False
+        self._open += 1
         try:
             async with trio.open_nursery() as nursery:
                 pipe = await dial(address, nursery, self.traffic)
@@ -269,6 +270,8 @@ class Swarm(LibSwarm):
             if not up:
                 raise DialError(in_words(error)) from error
             log.exception("connection failed", address=str(address))
+        finally:
+            self._open -= 1
 
     async def _inbound(self, listener: Listener, stream: trio.SocketStream) -> None:
         """Owner of an inbound connection. A newcomer over a limit is turned away before it costs a handshake."""
@@ -277,13 +280,13 @@ class Swarm(LibSwarm):
         except OSError:
             await trio.aclose_forcefully(stream)  # gone between accept and here
             return
-        total = self._pending + sum(self._inbound_from.values()) + len(self._outbound_links())
-        if total >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip:
+        if self._open >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip:
             self.refused += 1
-            log.debug("connection refused", address=str(remote), connections=total)
+            log.debug("connection refused", address=str(remote), connections=self._open)
             await trio.aclose_forcefully(stream)
             return
         self._inbound_from[remote.host] += 1
+        self._open += 1
         up = False
         try:
             async with trio.open_nursery() as nursery:
@@ -303,6 +306,7 @@ class Swarm(LibSwarm):
                 self.handshakes_failed += 1
                 log.debug("handshake failed", address=str(remote), error=in_words(error))
         finally:
+            self._open -= 1
             self._inbound_from[remote.host] -= 1
             if not self._inbound_from[remote.host]:
                 del self._inbound_from[remote.host]
@@ -356,9 +360,6 @@ class Swarm(LibSwarm):
             reason = "error"
             log.debug("link failed", peer=link.peer_id, error=in_words(group))
         link.end(link.pipe.ended or reason)
-
-    def _outbound_links(self) -> list[Link]:
-        return [link for link in self.links() if link.direction_text == "outbound"]
 
     # ----------------------------------------------------------------------------------------------------------------
     # libp2p's interface, where its own does what the module says it must not
