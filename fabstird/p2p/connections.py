@@ -133,6 +133,10 @@ class Connections:
 
     def _failed(self, address: str, words: str) -> None:
         self._counters.failed_connections += 1
+        peer_id = self._cycles[address].peer_id
+        if peer_id is not None and peer_id in self._peers:  # connected another way: the cycle ends quietly
+            self._settle(address, peer_id)
+            return
         cycle, outcome = policy.dial_failed(self._cycles[address], self._clock(), self._settings)
         self._cycles[address] = cycle
         if outcome.first:
