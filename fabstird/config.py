@@ -173,6 +173,8 @@ class ConnectionsConfig:
     max_per_ip: int = _key(32, _size)
     grace_period: int = _key(20000, _delay)
     handshake_timeout: int = _key(10000, _duration)
+    ping_interval: int = _key(15000, _duration)
+    ping_timeout: int = _key(10000, _duration)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from fabstird.p2p.identify import PeerInfo
 from fabstird.p2p.resolve import ResolveError, resolve
 from fabstird.p2p.swarm import GOODBYE, Limits, Link, Swarm
 from fabstird.p2p.transport import ListenError
+from fabstird.p2p.yamux import Liveness
 
 log = get_logger("p2p.host")
 
@@ -336,6 +337,7 @@ __all__ = [
     "Limits",
     "Link",
     "ListenError",
+    "Liveness",
     "PeerInfo",
     "ProtocolUnsupported",
     "StreamError",

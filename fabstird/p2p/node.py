@@ -240,9 +240,10 @@ class Node:
 
 
 def _limits(config: ConnectionsConfig) -> Limits:
-    from fabstird.p2p.host import Limits
+    from fabstird.p2p.host import Limits, Liveness
 
-    return Limits(config.max, config.max_per_ip, config.handshake_timeout / 1000)
+    liveness = Liveness(config.ping_interval / 1000, config.ping_timeout / 1000)
+    return Limits(config.max, config.max_per_ip, config.handshake_timeout / 1000, liveness)
 
 
 async def load_libp2p() -> None:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
@@ -36,7 +36,7 @@ from fabstird.p2p import yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, in_words
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
-from fabstird.p2p.yamux import Muxer
+from fabstird.p2p.yamux import Liveness, Muxer, Silence
 
 log = get_logger("p2p.swarm")
 
@@ -51,6 +51,7 @@ class Limits:
     max: int
     max_per_ip: int
     handshake_timeout: float  # seconds
+    liveness: Liveness = field(default_factory=Liveness)
 
 
 class Observer(Protocol):
@@ -242,6 +243,7 @@ class Swarm(LibSwarm):
             raise DialError("the node is not running")
         if self._open >= self.limits.max:
             raise DialLimit("connections.max", self.limits.max, self._open)
+        self._open += 1  # here, so that dials which begin together are counted; `_outbound` takes it back
         scope = trio.CancelScope()
         self._dialling.add(scope)
         try:
@@ -255,7 +257,6 @@ class Swarm(LibSwarm):
     async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
         """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
         up = False
-        self._open += 1
         try:
             async with trio.open_nursery() as nursery:
                 pipe = await dial(address, nursery, self.traffic)
@@ -317,7 +318,7 @@ class Swarm(LibSwarm):
         secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
         if secured.get_remote_peer() == self.self_id:
             raise DialError("that is this node's own peer id")
-        muxed = await yamux.upgrade(secured)
+        muxed = await yamux.upgrade(secured, self.limits.liveness)
         link = Link(muxed, self, pipe, address)
         nursery.start_soon(self._fenced, link, muxed.start)
         await muxed.event_started.wait()
@@ -356,6 +357,8 @@ class Swarm(LibSwarm):
             await run()
         except* (IOException, MuxedConnUnavailable):
             pass  # how connections end
+        except* Silence:
+            reason = "dead"
         except* Exception as group:  # noqa: BLE001 - a peer chooses what libp2p raises
             reason = "error"
             log.debug("link failed", peer=link.peer_id, error=in_words(group))

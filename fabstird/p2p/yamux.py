@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
@@ -48,12 +50,22 @@ CHUNK = 64 * 1024 - _HEADER.size - 16  # bytes of data in a frame: one Noise mes
 MAX_STREAMS = 256  # that a peer may have open on one connection
 
 FIRST_PING = 0.5  # seconds after the connection came up
-PING_INTERVAL = 30.0
-PONG_TIMEOUT = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness:
+    """How often a connection is asked for a sign of life, and how long it may be silent then; seconds."""
+
+    interval: float = 15.0
+    timeout: float = 10.0
 
 
 class ProtocolViolation(Exception):
     """The peer does what yamux does not allow; the connection is ended."""
+
+
+class Silence(Exception):
+    """Nothing was heard of the peer for as long as it may be silent."""
 
 
 class Stream(IMuxedStream):
@@ -190,7 +202,7 @@ class Stream(IMuxedStream):
 class Muxer(IMuxedConn):
     """The streams of one connection. `start` runs it; its owner closes the connection below it when that returns."""
 
-    def __init__(self, conn: ISecureConn, peer_id: ID) -> None:
+    def __init__(self, conn: ISecureConn, peer_id: ID, liveness: Liveness) -> None:
         self.secured_conn = conn
         self.peer_id = peer_id
         self.event_started = trio.Event()
@@ -206,6 +218,9 @@ class Muxer(IMuxedConn):
         self._pings: dict[int, trio.Event] = {}
         self._pinged = 0
         self._rtt = 0.0
+        self._liveness = liveness
+        self._heard = 0.0  # when bytes last came, by trio's clock
+        self._hurry = trio.Event()
 
     # ----------------------------------------------------------------------------------------------------------------
     # libp2p's interface
@@ -213,19 +228,23 @@ class Muxer(IMuxedConn):
     async def start(self) -> None:
         """Read frames until the connection ends. Returns where the peer ended it in order.
 
-        Raises `ProtocolViolation`, or what the connection below raises."""
+        Raises `ProtocolViolation`, `Silence`, or what the connection below raises."""
         self.event_started.set()
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._measure)
+        failures: list[Exception] = []
+
+        async def until_it_ends(run: Callable[[], Awaitable[None]]) -> None:
             try:
-                await self._read_frames()
+                await run()
             except Exception as error:  # noqa: BLE001 - raised again below, outside the nursery
-                failure = error
+                failures.append(error)
             self._shut()
             nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_it_ends, self._watch)
+            await until_it_ends(self._read_frames)
+        if failures:
+            raise failures[0]
 
     async def close(self) -> None:
         """Tell the peer, cut every stream, close the connection. The caller brings the deadline."""
@@ -294,15 +313,23 @@ class Muxer(IMuxedConn):
         self._rtt = (self._rtt + took) / 2 if self._rtt else took
         return took
 
-    async def _measure(self) -> None:
-        await trio.sleep(FIRST_PING)
+    def check(self) -> None:
+        """Ask for a sign of life now, not at the next turn."""
+        self._hurry.set()
+
+    async def _watch(self) -> None:
+        """Measure the round trip now and then, and raise `Silence` where the peer lets nothing be heard any more."""
+        pause = FIRST_PING
         while True:
-            try:
-                with trio.move_on_after(PONG_TIMEOUT):
-                    await self.ping()
-            except IOException:
-                return  # the reader sees the same, and ends the connection
-            await trio.sleep(PING_INTERVAL)
+            with trio.move_on_after(pause):
+                await self._hurry.wait()
+            pause, self._hurry = self._liveness.interval, trio.Event()
+            asked = trio.current_time()
+            with trio.move_on_after(self._liveness.timeout) as scope:
+                await self.ping()
+            # A peer that is busy sending may leave a ping waiting behind its data; it is alive all the same.
+            if scope.cancelled_caught and self._heard < asked:
+                raise Silence(f"nothing heard for {self._liveness.timeout:.0f} s")
 
     # ----------------------------------------------------------------------------------------------------------------
     # Frames
@@ -324,7 +351,7 @@ class Muxer(IMuxedConn):
         buffer = bytearray()
         while True:
             while len(buffer) < _HEADER.size:
-                buffer += await self.secured_conn.read()
+                buffer += await self._receive()
             version, kind, flags, number, length = _HEADER.unpack_from(buffer)
             del buffer[: _HEADER.size]
             if version != 0 or kind > _GO_AWAY:
@@ -348,13 +375,18 @@ class Muxer(IMuxedConn):
                     stream.cut()
                 self.settle(stream)
 
+    async def _receive(self) -> bytes:
+        data: bytes = await self.secured_conn.read()
+        self._heard = trio.current_time()
+        return data
+
     async def _body(self, buffer: bytearray, stream: Stream | None, length: int) -> None:
         """Hand a frame's data on as it comes; that of a stream which is gone is dropped."""
         if stream is not None:
             stream.receive_window -= length
         while length:
             if not buffer:
-                buffer += await self.secured_conn.read()
+                buffer += await self._receive()
             part = bytes(buffer[:length])
             del buffer[:length]
             length -= len(part)
@@ -427,11 +459,11 @@ class Muxer(IMuxedConn):
         self._arrival.unpark_all()
 
 
-async def upgrade(secured: ISecureConn) -> Muxer:
+async def upgrade(secured: ISecureConn, liveness: Liveness) -> Muxer:
     """Agree on yamux over a secured connection. Raises libp2p's errors of the negotiation."""
     communicator = MultiselectCommunicator(secured)
     if secured.is_initiator:
         await MultiselectClient().select_one_of([YAMUX], communicator, NEGOTIATION)
     else:
         await Multiselect({YAMUX: None}).negotiate(communicator, NEGOTIATION)
-    return Muxer(secured, secured.get_remote_peer())
+    return Muxer(secured, secured.get_remote_peer(), liveness)
