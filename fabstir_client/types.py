@@ -54,7 +54,7 @@ class Params(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", fo
     """Parameters of a method; the order of the fields is the order of positional parameters."""
 
 
-class NodeOverrides(Params):
+class NodeOverrides(Params, frozen=True):
     """What ``start(config)`` may override for one run: keys of ``[node]``, in camelCase."""
 
     bootstrap_nodes: list[str] | None = None
@@ -67,39 +67,39 @@ class NodeOverrides(Params):
     retry_delay: int | None = None
 
 
-class NoParams(Params):
+class NoParams(Params, frozen=True):
     """For methods that take none."""
 
 
-class StartParams(Params):
-    config: NodeOverrides | None = None
+class StartParams(Params, frozen=True):
+    config: dict[str, Any] | None = None  # the keys of NodeOverrides; the daemon checks them as it checks its file
 
 
-class ConnectParams(Params):
+class ConnectParams(Params, frozen=True):
     address: str
     timeout: int | None = None
 
 
-class DisconnectParams(Params):
+class DisconnectParams(Params, frozen=True):
     peer_id: str
 
 
-class PingParams(Params):
+class PingParams(Params, frozen=True):
     peer_id: str
     timeout: int | None = None
 
 
-class SubscribeParams(Params):
+class SubscribeParams(Params, frozen=True):
     types: list[str] | None = None
     after: int | None = None
     epoch: str | None = None
 
 
-class UnsubscribeParams(Params):
+class UnsubscribeParams(Params, frozen=True):
     subscription: str
 
 
-class EventsParams(Params):
+class EventsParams(Params, frozen=True):
     after: int | None = None
     epoch: str | None = None
     types: list[str] | None = None
@@ -107,11 +107,56 @@ class EventsParams(Params):
     timeout: int | None = None
 
 
+class TagParams(Params, frozen=True):
+    peer_id: str
+    tag: str
+    value: int
+
+
+class UntagParams(Params, frozen=True):
+    peer_id: str
+    tag: str
+
+
+class PeerParams(Params, frozen=True):
+    peer_id: str
+
+
+class BanParams(Params, frozen=True):
+    """Whom: ``target``, or by the name of what it is, ``peerId``, ``ip`` or ``cidr``; exactly one of them."""
+
+    target: str | None = None
+    duration: int | None = None  # ms; for good where it is left out
+    reason: str | None = None
+    peer_id: str | None = None
+    ip: str | None = None
+    cidr: str | None = None
+
+
+class UnbanParams(Params, frozen=True):
+    target: str | None = None
+    peer_id: str | None = None
+    ip: str | None = None
+    cidr: str | None = None
+
+
+class KeepParams(Params, frozen=True):
+    address: str
+
+
+class TargetParams(Params, frozen=True):
+    """``target``, or by the name of what it is, ``peerId`` or ``address``; exactly one of them."""
+
+    target: str | None = None
+    peer_id: str | None = None
+    address: str | None = None
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Results
 
 
-class Status(Record):
+class Status(Record, frozen=True):
     state: NodeState
     connected: bool  # the node is started, peers or not
     peer_id: str
@@ -127,7 +172,7 @@ class Status(Record):
     error: str | None = None  # why the state is "failed"
 
 
-class Connection(Record):
+class Connection(Record, frozen=True):
     address: str
     direction: Direction
     opened_at: int
@@ -137,7 +182,7 @@ class Connection(Record):
     streams: int
 
 
-class Peer(Record):
+class Peer(Record, frozen=True):
     peer_id: str
     direction: Direction  # of its oldest connection
     connected_at: int
@@ -152,14 +197,21 @@ class Peer(Record):
     latency: float | None = None  # ms, smoothed round trip, once measured
 
 
-class Addresses(Record):
+class Addresses(Record, frozen=True):
     peer_id: str
     listen: list[str]  # real interface addresses and ports
     announced: list[str]  # what identify tells other peers
     observed: list[str]  # what connected peers say they see us as
 
 
-class Metrics(Record):
+class Bound(Record, frozen=True):
+    """How much there is of something that is bounded, and the bound."""
+
+    current: int
+    limit: int
+
+
+class Metrics(Record, frozen=True):
     connected: bool
     peer_id: str
     connections: int
@@ -178,28 +230,94 @@ class Metrics(Record):
     events_published: int
     bytes_received: int
     bytes_sent: int
+    bounds: dict[str, Bound]  # everything that is bounded in number
     start_time: int | None = None
     uptime: int | None = None
 
 
-class ConnectResult(Record):
+class ConnectResult(Record, frozen=True):
     peer_id: str
     address: str
     direction: Direction
     already_connected: bool
 
 
-class DisconnectResult(Record):
+class DisconnectResult(Record, frozen=True):
     peer_id: str
     closed: int  # connections closed
 
 
-class PingResult(Record):
+class PingResult(Record, frozen=True):
     peer_id: str
     rtt: float  # ms
 
 
-class SubscribeResult(Record):
+class PeerTags(Record, frozen=True):
+    peer_id: str
+    tags: dict[str, int]
+    protected: bool
+
+
+class BanRecord(Record, frozen=True):
+    target: str  # a peer id, or a network in CIDR notation
+    since: int
+    until: int | None = None  # for good where it is missing
+    reason: str | None = None
+
+
+class BanResult(Record, frozen=True):
+    ban: BanRecord
+    closed: int  # connections that it ended
+
+
+class UnbanResult(Record, frozen=True):
+    target: str
+    unbanned: bool  # false where there was no such ban
+
+
+class KeepResult(Record, frozen=True):
+    peer_id: str
+    address: str
+    kept: bool
+
+
+class ForgetResult(Record, frozen=True):
+    addresses: list[str]  # that were kept and are no more
+
+
+class TimelineEntry(Record, frozen=True):
+    time: int
+    what: str  # one word for the kind: dial_failed, connected, disconnected, banned …
+    address: str | None = None
+    detail: str | None = None
+
+
+class KnownAddress(Record, frozen=True):
+    address: str
+    source: str  # bootstrap, kept, or known: told by the peer itself, or dialled before
+    state: str | None = None  # of its dial cycle: due, dialling, waiting, resting, connected
+    attempts: int | None = None  # dials begun in this cycle
+    next_dial: int | None = None  # instant
+    last_error: str | None = None
+
+
+class Explanation(Record, frozen=True):
+    """Everything that is known of a peer, or of an address that names none; ``summary`` says it in one sentence."""
+
+    summary: str
+    connected: bool
+    connections: list[Connection]
+    addresses: list[KnownAddress]
+    tags: dict[str, int]
+    protected: bool
+    bootstrap: bool
+    kept: bool
+    timeline: list[TimelineEntry]  # oldest first
+    peer_id: str | None = None
+    ban: BanRecord | None = None
+
+
+class SubscribeResult(Record, frozen=True):
     """Status and peers as they were at entry ``head`` of the event log: nothing lies between them and the stream."""
 
     subscription: str
@@ -209,11 +327,11 @@ class SubscribeResult(Record):
     peers: list[Peer]
 
 
-class UnsubscribeResult(Record):
+class UnsubscribeResult(Record, frozen=True):
     subscription: str
 
 
-class VersionResult(Record):
+class VersionResult(Record, frozen=True):
     version: str
     python: str
     libp2p: str
@@ -224,38 +342,38 @@ class VersionResult(Record):
 # Events
 
 
-class EventData(Record):
+class EventData(Record, frozen=True):
     """Data of one type of event; ``TYPE`` is the type's name on the wire."""
 
     TYPE: ClassVar[str]
 
 
-class NodeStarted(EventData):
+class NodeStarted(EventData, frozen=True):
     TYPE = "p2p:started"
     peer_id: str
     listen_addresses: list[str]
 
 
-class NodeStopped(EventData):
+class NodeStopped(EventData, frozen=True):
     TYPE = "p2p:stopped"
     peer_id: str
 
 
-class PeerConnected(EventData):
+class PeerConnected(EventData, frozen=True):
     TYPE = "peer:connect"
     peer_id: str
     address: str
     direction: Direction
 
 
-class PeerDisconnected(EventData):
+class PeerDisconnected(EventData, frozen=True):
     TYPE = "peer:disconnect"
     peer_id: str
-    reason: str  # closed_by_peer, closed, reset, timeout, stopped, error
+    reason: str  # closed_by_peer closed reset timeout dead trimmed banned limit stopped shutdown error
     duration: int
 
 
-class PeerIdentified(EventData):
+class PeerIdentified(EventData, frozen=True):
     TYPE = "peer:identify"
     peer_id: str
     agent_version: str
@@ -264,7 +382,7 @@ class PeerIdentified(EventData):
     addresses: list[str]
 
 
-class ConnectionRetry(EventData):
+class ConnectionRetry(EventData, frozen=True):
     TYPE = "connection:retry"
     address: str
     attempt: int
@@ -273,7 +391,7 @@ class ConnectionRetry(EventData):
     error: str
 
 
-class ConnectionFailed(EventData):
+class ConnectionFailed(EventData, frozen=True):
     TYPE = "connection:failed"
     address: str
     attempts: int
@@ -281,13 +399,13 @@ class ConnectionFailed(EventData):
     error: str
 
 
-class ConnectionCancelled(EventData):
+class ConnectionCancelled(EventData, frozen=True):
     TYPE = "connection:cancelled"
     address: str
     attempts: int
 
 
-class BootstrapError(EventData):
+class BootstrapError(EventData, frozen=True):
     TYPE = "error"
     type: str
     address: str
@@ -310,8 +428,8 @@ EVENT_DATA: dict[str, type[EventData]] = {
 }
 
 
-class Event(Record):
-    """One entry of the event log. ``data`` is the struct of its type, or a dict for a type this client is too old for."""
+class Event(Record, frozen=True):
+    """One entry of the event log. ``data`` is the struct of its type; a dict where this client does not know it."""
 
     epoch: str
     seq: int
@@ -320,14 +438,14 @@ class Event(Record):
     data: Any
 
 
-class Lagged(Record):
+class Lagged(Record, frozen=True):
     """Stands where entries are missing from a stream. ``missed`` is None where the daemon was restarted in between."""
 
     missed: int | None
     resume: int  # seq of the entry that comes next
 
 
-class EventsResult(Record):
+class EventsResult(Record, frozen=True):
     """Answer of the ``events`` method. ``missed`` is None where ``epoch`` was another run's."""
 
     epoch: str
