@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except FabstirError as error:
-        return _complain(str(error), _status_of(error))
+        log_id = error.data.get("logId")
+        hint = f"; the daemon's log has the whole of it under {log_id}" if log_id else ""
+        return _complain(f"{error}{hint}", _status_of(error))
     return status
 
 

@@ -143,7 +143,7 @@ class WebSocket:
 
     def _end(self) -> FabstirError:
         received, failure = self._protocol.close_rcvd, self._protocol.parser_exc
-        if received is None and failure is None:
+        if received is None and (failure is None or isinstance(failure, EOFError)):
             return ConnectionLost("the daemon closed the connection")
         if received is None:
             return BadAnswer(f"{self._endpoint} does not speak WebSocket as it should: {failure}")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from fabstir_client.cli_tables import clean, duration, event_line, show
-from fabstir_client.errors import NodeNotRunning
+from fabstir_client.errors import InternalError, NodeNotRunning
 from tests.unit.scripted_daemon import PEER, ScriptedDaemon, scripted_daemon
 
 WITHIN = 20  # seconds; a bound, never a wait
@@ -118,6 +118,14 @@ def test_an_error_of_the_daemon_is_one_line_and_1(fabstir: Command, daemon: Scri
     assert fabstir("peers", status=1) == "fabstir: the node is stopped; call start first\n"
     assert fabstir("--json", "peers", status=1) == "fabstir: the node is stopped; call start first\n"
     assert "no method nope" in fabstir("call", "nope", status=1)
+
+    def defective(params: Any) -> Any:
+        raise InternalError("Internal error", logId="abc123")
+
+    daemon.methods["metrics"] = defective
+    assert fabstir("metrics", status=1) == (
+        "fabstir: Internal error; the daemon's log has the whole of it under abc123\n"
+    )
 
 
 @pytest.mark.parametrize(
