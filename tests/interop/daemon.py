@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ EVENT_TIMEOUT = 15.0
 STOP_TIMEOUT = 5.0  # CONTRACT, section 1: SIGTERM to exit 0
 LISTEN = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"]
 LAST_LINES = 80
+TASK_TREE = "task tree"
+QUIET = ("debug", "info")  # levels of the log at which nothing is amiss
 
 Json = dict[str, Any]
 
@@ -38,6 +40,7 @@ class Daemon:
         self.status: Json = {}  # as it was when the node had started
         self.log: deque[str] = deque(maxlen=LAST_LINES)
         self.errors: list[str] = []  # lines of the log in which the daemon says that something is wrong with itself
+        self.said: list[Json] = []  # the log's entries above debug
         self.process = process
         self._stream: trio.SocketStream | None = None
         self._ids = itertools.count(1)
@@ -122,7 +125,11 @@ class Daemon:
         self._news.set()
         self._news = trio.Event()
 
-    async def _start(self, nursery: trio.Nursery, path: Path) -> None:
+    def warnings(self) -> list[str]:
+        """What the log says at level warning and above, but for the task trees that SIGUSR1 asks for."""
+        return [e["event"] for e in self.said if e["level"] not in QUIET and e["event"] != TASK_TREE]
+
+    async def _start(self, nursery: trio.Nursery, path: Path, started: bool) -> None:
         with trio.move_on_after(START_TIMEOUT):
             while self._stream is None:
                 assert self.process.poll() is None, f"it ended with {self.process.returncode}{self.last_words()}"
@@ -133,7 +140,8 @@ class Daemon:
         assert self._stream is not None, f"no API at {path} within {START_TIMEOUT} s{self.last_words()}"
         nursery.start_soon(self._read_api, self._stream)
         await self.call("subscribe", after=0)
-        await self.wait_event("p2p:started", timeout=START_TIMEOUT)
+        if started:
+            await self.wait_event("p2p:started", timeout=START_TIMEOUT)
         self.status = await self.call("status")
 
     async def _stop(self) -> None:
@@ -168,22 +176,57 @@ class Daemon:
         async with self.process.stderr as stream:
             async for line in lines(stream):
                 self.log.append(line)
-                if is_error(line):
+                entry = parsed(line)
+                if entry["level"] != "debug":
+                    self.said.append(entry)
+                if is_error(entry):
                     self.errors.append(line)
+                self._tell()
         self._log_ended.set()
 
 
-def is_error(line: str) -> bool:
+def parsed(line: str) -> Json:
+    """An entry of the log; a line that is none is of level "" and has the line as its `event`."""
     try:
         entry = json.loads(line)
     except ValueError:
-        return "Traceback" in line  # of something that writes past the log
-    return isinstance(entry, dict) and str(entry.get("level", "")).lower() in ("error", "critical")
+        entry = None
+    return entry if isinstance(entry, dict) and "level" in entry else {"level": "", "event": line}
+
+
+def is_error(entry: Json) -> bool:
+    return entry["level"] in ("error", "critical") or (not entry["level"] and "Traceback" in entry["event"])
+
+
+def command(
+    data_dir: Path, settings: Mapping[str, Any] | None = None, *, prefix: Sequence[str] = (), **node: Any
+) -> list[str]:
+    """The command that runs a daemon for a test. `node` is its [node] section, `settings` has other keys by their
+    names (`{"connections.max": 20}`), `prefix` is a command that runs it in other circumstances (`nsenter …`)."""
+    own = {"listen_addresses": LISTEN, "enable_mdns": False, "enable_dht": False, **node}
+    keys = {"api.http": "", "log.format": "json", **{f"node.{key}": value for key, value in own.items()}}
+    options = [*prefix, sys.executable, "-m", "fabstird", "run", "--data-dir", str(data_dir)]
+    for key, value in (keys | dict(settings or {})).items():
+        options += ["--set", f"{key}={json.dumps(value)}"]  # JSON of these types is TOML, too
+    return options
+
+
+def environment() -> dict[str, str]:
+    """The environment of a daemon for a test: nothing in it configures one."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("FABSTIR", "XDG_"))}
 
 
 @contextlib.asynccontextmanager
-async def fabstird(data_dir: Path | None = None, **node: Any) -> AsyncIterator[Daemon]:
-    """A daemon whose node is started, in a new data directory unless one is given. `node` is its [node] section.
+async def fabstird(
+    data_dir: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    prefix: Sequence[str] = (),
+    started: bool = True,
+    **node: Any,
+) -> AsyncIterator[Daemon]:
+    """A daemon whose node is started, in a new data directory unless one is given. `node`, `settings` and `prefix` are
+    as in `command`. Without `started` it is handed over as soon as its API answers.
 
     At the end SIGTERM must end it with status 0 in time, and an ERROR in its log fails the test. What the body raises
     leaves here as it is, not inside an exception group.
@@ -191,21 +234,19 @@ async def fabstird(data_dir: Path | None = None, **node: Any) -> AsyncIterator[D
     with contextlib.ExitStack() as stack:
         if data_dir is None:  # short: a Unix socket's path has at most 107 bytes
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fabstir-")))
-        settings = {"listen_addresses": LISTEN, "enable_mdns": False, "enable_dht": False, **node}
-        sections = {"api.http": "", "log.format": "json", **{f"node.{key}": value for key, value in settings.items()}}
-        command = [sys.executable, "-m", "fabstird", "run", "--data-dir", str(data_dir)]
-        for key, value in sections.items():
-            command += ["--set", f"{key}={json.dumps(value)}"]  # JSON of these types is TOML, too
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("FABSTIR", "XDG_"))}
         process = await trio.lowlevel.open_process(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
+            command(data_dir, settings, prefix=prefix, **node),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=environment(),
         )
         daemon = Daemon(process)
         failure: BaseException | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(daemon._read_log)
             try:
-                await daemon._start(nursery, data_dir / "api.sock")
+                await daemon._start(nursery, data_dir / "api.sock", started)
                 yield daemon
                 await daemon._stop()
             except BaseException as error:  # noqa: BLE001 - raised again below, outside the nursery

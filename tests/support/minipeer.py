@@ -117,6 +117,7 @@ class Connection:
         self._reached[Stage.TCP].set()
         self._thawed = trio.Event()
         self._thawed.set()
+        self._channel: noise.Channel | None = None
         self._muxer: Muxer | None = None
         self._nursery: trio.Nursery | None = None
 
@@ -182,6 +183,13 @@ class Connection:
             for event in self._reached.values():
                 event.set()
             self.peer.connections.remove(self)
+
+    async def inject(self, data: bytes) -> None:
+        """Sends bytes as they are: into the Noise channel once it stands, else to the socket."""
+        if self._channel is not None:
+            await self._channel.send(data)
+        else:
+            await self._send(data)
 
     # -- streams
     async def open_stream(self, protocol: str | None) -> Stream:
@@ -267,7 +275,7 @@ class Connection:
         else:
             await select(reader, self._send, [noise.PROTOCOL], greeted=True)
         await self._pause_at(Stage.SECURITY)
-        channel = await noise.handshake(
+        channel = self._channel = await noise.handshake(
             reader,
             self._send,
             self.peer.identity,
@@ -325,10 +333,14 @@ class MiniPeer:
         """Serves `protocol`; the stream is closed when the handler returns."""
         self.handlers[protocol] = handler
 
-    async def dial(self, address: str, *, hold: Stage | None = None, mute: bool = False) -> Connection:
-        """Connects to `/ip4/…/tcp/…[/p2p/…]` and returns when the connection is up, or at the stage that holds it."""
+    async def dial(
+        self, address: str, *, hold: Stage | None = None, mute: bool = False, source: str | None = None
+    ) -> Connection:
+        """Connects to `/ip4/…/tcp/…[/p2p/…]` and returns when the connection is up, or at the stage that holds it.
+
+        `source` is the IP address that it comes from."""
         host, port, expect = parse_address(address)
-        stream = await trio.open_tcp_stream(host, port)
+        stream = await trio.open_tcp_stream(host, port, local_address=source)
         conn = self._adopt(stream, initiator=True, expect=expect, hold=hold, mute=mute)
         try:
             await conn.reached(Stage.UP if hold is None else hold)
