@@ -38,8 +38,7 @@ def instant(milliseconds: int) -> str:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """One event in one line."""
-    data = event["data"]
-    told = " ".join(f"{key}={_inline(value)}" for key, value in data.items()) if isinstance(data, dict) else clean(data)
+    told = _inline(event["data"])
     return f"{instant(event['time'])}  {event['seq']:>5}  {clean(event['type']):<20}  {told}".rstrip()
 
 
@@ -53,6 +52,8 @@ def lagged_line(missed: int | None) -> str:
 def _inline(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_inline(item) for item in value)}]"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_inline(item)}" for key, item in value.items())
     text = clean(value)
     return f'"{text}"' if " " in text else text
 
@@ -66,11 +67,13 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
-    """Names and values; a list takes one line an element."""
+    """Names and values; a list or an object takes one line an element."""
     lines: list[tuple[str, str]] = []
     for name, value in pairs:
         if isinstance(value, bool):
             value = "yes" if value else "no"
+        if isinstance(value, dict):
+            value = [f"{key}: {_inline(item)}" for key, item in value.items()]
         values = value if isinstance(value, list) else [value]
         lines += [(name if index == 0 else "", clean(item)) for index, item in enumerate(values or ["-"])]
     width = max((len(name) for name, _ in lines), default=0)
