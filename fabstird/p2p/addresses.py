@@ -16,6 +16,8 @@ from multiaddr import Multiaddr
 from multiaddr.exceptions import Error as MultiaddrError
 
 Transport = Literal["tcp", "ws"]
+MAX_PEER_ID = 128  # characters; the longest real one has 73. Decoding takes time that grows with the square of them
+MAX_TEXT = 512  # characters of an address; the longest name has 253
 _HOSTS = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 
@@ -51,6 +53,8 @@ class Address:
 
 def parse(text: str) -> Address:
     """Raises `AddressError`."""
+    if len(text) > MAX_TEXT:
+        raise AddressError(f'"{text[:MAX_TEXT]}…" is too long for a multiaddr')
     empty, *parts = text.removesuffix("/").split("/")
     if empty or len(parts) < 2:
         raise AddressError(f'"{text}" is not a multiaddr')
@@ -84,6 +88,8 @@ def _port(text: str, whole: str) -> int:
 
 def normal_peer_id(text: str) -> str:
     """The peer id as base58btc text, from either of its textual forms. Raises `AddressError`."""
+    if len(text) > MAX_PEER_ID:
+        raise AddressError(f'the peer id "{text[:MAX_PEER_ID]}…" cannot be decoded: it is too long')
     try:
         if "/" in text:
             raise ValueError("more than one part of a multiaddr")

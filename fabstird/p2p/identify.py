@@ -27,6 +27,7 @@ PUSH = TProtocol("/ipfs/id/push/1.0.0")
 PROTOCOL_VERSION = "ipfs/0.1.0"
 MAX_MESSAGE = 64 * 1024  # bytes; go-libp2p accepts 8 KiB, js-libp2p 8 KiB, with room for signed records
 MAX_TEXT = 256  # characters of an agent or protocol that are kept
+MAX_ADDRESS = 512  # bytes of one address
 MAX_ITEMS = 256  # protocols, and addresses, of one peer that are kept
 DEADLINE = 10.0  # seconds for one exchange
 
@@ -124,6 +125,8 @@ def printable(text: str) -> str:
 
 
 def _address(packed: bytes) -> str | None:
+    if len(packed) > MAX_ADDRESS:
+        return None
     try:
         return str(Multiaddr(packed).decapsulate_code(P_P2P))
     except Exception:  # noqa: BLE001 - multiaddr raises whatever its codecs do, and a peer chooses the bytes

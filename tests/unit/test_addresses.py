@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -64,7 +65,9 @@ def test_what_is_understood(text: str, address: Address) -> None:
         ("/ip4/1.2.3.4/tcp/", '"" is not a port|not /tcp'),
         ("/ip4/1.2.3.4/tcp/http", '"http" is not a port'),
         ("/ip4/1.2.3.4/tcp/٣", "is not a port"),
-        ("/ip4/1.2.3.4/tcp/" + "9" * 5000, "is not a port"),
+        ("/ip4/1.2.3.4/tcp/" + "9" * 400, "is not a port"),
+        (f"/dns4/{'a' * 600}/tcp/1", "is too long for a multiaddr"),
+        (f"/ip4/1.2.3.4/tcp/1/p2p/{'0' * 200}", "cannot be decoded: it is too long"),
         ("/ip4/1.2.3/tcp/1", '"1.2.3" is no /ip4'),
         ("/ip4/::1/tcp/1", '"::1" is no /ip4'),
         ("/ip6/1.2.3.4/tcp/1", '"1.2.3.4" is no /ip6'),
@@ -123,6 +126,16 @@ def test_any_text_is_a_peer_id_or_an_address_error(text: str) -> None:
     except AddressError:
         return
     assert normal_peer_id(peer_id) == peer_id
+
+
+def test_a_text_of_a_megabyte_costs_no_time() -> None:
+    """base58 takes time that grows with the square of the length: 15,000 characters stopped the loop for 0.1 s."""
+    began = time.process_time()
+    for text in ("x" * 10**6, "0" * 10**6, f"/ip4/1.2.3.4/tcp/1/p2p/{'x' * 10**6}", "/a" * 10**6):
+        with pytest.raises(AddressError) as raised:
+            parse(text) if text.startswith("/") else normal_peer_id(text)
+        assert len(str(raised.value)) < 1000
+    assert time.process_time() - began < 0.1
 
 
 def test_a_sockets_end_as_an_address() -> None:
