@@ -6,8 +6,10 @@ the whole API listens; no bootstrap node can delay it.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -35,6 +37,7 @@ from fabstird.systemd import notify
 logger = log.get_logger("daemon")
 
 STOPPING = 3.0  # seconds for the node to stop; what has not ended then is cut
+DESCRIPTORS = 64  # that are left to the API, files and the process itself
 LAST_WORDS = 0.2  # seconds for subscribers to read the events of the stop
 QUIET = (PeerConnected, PeerDisconnected, PeerIdentified)  # a busy node's log would hold nothing else
 
@@ -64,6 +67,7 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
         token = datadir.read_token(launch.data_dir)
         book = Book(launch.data_dir / "peers.json")
         book.load()
+        settings = _fit_descriptors(settings)
         events, counters = EventLog(settings.events.history), Counters()
         events.tap(_log_event)
         node = Node(settings, identity, events, counters, book)
@@ -74,6 +78,23 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
             notify("READY=1", f"STATUS=peer {identity.peer_id}")
             await _run_node(node, settings.node.auto_start, stopping)
     logger.info("daemon stopped")
+
+
+def _fit_descriptors(settings: Config) -> Config:
+    """Take all the file descriptors that this process may have, and no more connections than they allow: a daemon
+    without a descriptor to spare could not even tell anybody."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    connections = settings.connections
+    most = max(1, hard - DESCRIPTORS) if hard != resource.RLIM_INFINITY else connections.max
+    if connections.max <= most:
+        return settings
+    logger.warning("connections.max is lowered to what the limit of file descriptors allows", limit=hard, max=most)
+    lowered = dataclasses.replace(
+        connections, max=most, high_water=min(connections.high_water, most), low_water=min(connections.low_water, most)
+    )
+    return dataclasses.replace(settings, connections=lowered)
 
 
 def _identity(data_dir: Path) -> Identity:
@@ -131,7 +152,7 @@ async def _run_node(node: Node, auto_start: bool, stopping: trio.Event) -> None:
         notify("STOPPING=1")
         logger.info("daemon stopping")
         with trio.move_on_after(STOPPING):
-            await node.stop()
+            await node.stop("shutdown")
             await trio.sleep(LAST_WORDS)
         nursery.cancel_scope.cancel()
 

@@ -7,12 +7,16 @@ terminal. No value that a caller must keep secret is ever passed to a logger; th
 from __future__ import annotations
 
 import logging
+import math
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+QUIET = 60.0  # seconds between two lines of a `Throttled` warning
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
@@ -68,8 +72,48 @@ def adopt_libraries() -> None:
     libp2p.handlers.clear()
     libp2p.propagate = True
     libp2p.setLevel(logging.WARNING if debugging else logging.CRITICAL)
+    accepting = logging.getLogger("trio.serve_listeners")  # complains ten times a second without file descriptors
+    if not accepting.filters:
+        accepting.addFilter(_OnceAMinute())
     for name in ("trio-websocket", "hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
         logging.getLogger(name).setLevel(logging.WARNING if debugging else logging.ERROR)
+
+
+class Throttled:
+    """Warnings that a peer or a full disk can cause a thousand times a second: one a minute is written, with the number
+    of those that were not."""
+
+    def __init__(self, logger: FilteringBoundLogger, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._logger = logger
+        self._clock = clock
+        self._next = -math.inf
+        self._held_back = 0
+
+    def warning(self, event: str, **details: Any) -> None:
+        now = self._clock()
+        if now < self._next:
+            self._held_back += 1
+            return
+        if self._held_back:
+            details["held_back"] = self._held_back
+        self._next, self._held_back = now + QUIET, 0
+        self._logger.warning(event, **details)
+
+
+class _OnceAMinute(logging.Filter):
+    """The same for a library's logger."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + QUIET
+        record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
+        return True
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

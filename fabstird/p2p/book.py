@@ -1,7 +1,8 @@
-"""Known peers and their addresses, kept across restarts in ``peers.json``.
+"""What is known of peers across runs of the node: addresses, whom to keep, whom to keep out, tags and protection.
 
-Bounded in peers and in addresses of each; the one that was seen longest ago goes first. The file is replaced as a
-whole; one that cannot be read is set aside, never overwritten and never fatal.
+``peers.json`` holds known peers, kept addresses and bans; tags and protection live as long as the daemon. All of it is
+bounded; of known peers the one that was seen longest ago goes first. The file is replaced as a whole; one that cannot
+be read is set aside, never overwritten and never fatal.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import msgspec
 
 from fabstird.datadir import write_whole
 from fabstird.log import get_logger
+from fabstird.p2p.bans import Ban, Bans
 
 log = get_logger("p2p.book")
 
 MAX_PEERS = 1000
 MAX_ADDRESSES = 16
+MAX_KEPT = 256
+MAX_TAGGED = 4096
+MAX_TAGS = 32  # of one peer
 
 
 class KnownPeer(msgspec.Struct, rename="camel"):
@@ -32,45 +37,80 @@ class KnownPeer(msgspec.Struct, rename="camel"):
 class _File(msgspec.Struct, rename="camel"):
     version: int
     peers: dict[str, KnownPeer]
+    kept: list[str] = []
+    bans: list[Ban] = []
+
+
+class BookFull(Exception):
+    """A bound of the book is reached. ``what`` names it."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"no more than {limit} {what}")
+        self.what = what
+        self.limit = limit
 
 
 class Book:
-    """Known peers, least recently seen first."""
+    """Known peers, least recently seen first. ``clock`` gives seconds of the wall clock."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.time) -> None:
-        self._path = path
+        self.path = path
+        self.bans = Bans(clock=clock)
+        self.changed = False
         self._clock = clock
         self._peers: dict[str, KnownPeer] = {}
-        self.changed = False
+        self._kept: dict[str, None] = {}
+        self._tags: dict[str, dict[str, int]] = {}
+        self._protected: set[str] = set()
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # The file
 
     def load(self) -> None:
         """Read the file; a damaged one is set aside with a warning."""
         try:
-            content = self._path.read_bytes()
+            content = self.path.read_bytes()
         except FileNotFoundError:
             return
         except OSError as error:
-            log.warning("known peers cannot be read", file=str(self._path), error=error.strerror)
+            log.warning("known peers cannot be read", file=str(self.path), error=error.strerror)
             return
         try:
             stored = msgspec.json.decode(content, type=_File)
             if stored.version != 1:
                 raise msgspec.ValidationError(f"version {stored.version} is not known to this daemon")
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            aside = self._path.with_name(f"{self._path.name}.damaged-{int(self._clock() * 1000)}")
-            os.replace(self._path, aside)
-            log.warning("known peers are damaged; starting without them", set_aside=str(aside), error=str(error))
+            self._set_aside(error)
             return
         ordered = sorted(stored.peers.items(), key=lambda item: item[1].last_seen)
         for peer_id, known in ordered[-MAX_PEERS:]:
             known.addresses = known.addresses[:MAX_ADDRESSES]
             self._peers[peer_id] = known
+        self._kept = dict.fromkeys(stored.kept[:MAX_KEPT])
+        self.bans.restore(stored.bans)
+
+    def _set_aside(self, error: Exception) -> None:
+        aside = self.path.with_name(f"{self.path.name}.damaged-{int(self._clock() * 1000)}")
+        try:
+            os.replace(self.path, aside)
+        except OSError as failure:
+            log.warning("known peers are damaged; starting without them", error=str(error), kept=failure.strerror)
+        else:
+            log.warning("known peers are damaged; starting without them", set_aside=str(aside), error=str(error))
+
+    def encode(self) -> bytes:
+        """The file's content as of now."""
+        stored = _File(1, self._peers, list(self._kept), self.bans.all())
+        return msgspec.json.format(msgspec.json.encode(stored), indent=1) + b"\n"
 
     def save(self) -> None:
         """Write what changed. Raises OSError: the caller decides what a full disk means to it."""
         if self.changed:
-            write_whole(self._path, msgspec.json.format(msgspec.json.encode(_File(1, self._peers)), indent=1))
+            write_whole(self.path, self.encode())
             self.changed = False
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Known peers
 
     def seen(self, peer_id: str, addresses: Iterable[str]) -> None:
         """The peer is connected, or was dialled, at these addresses (with ``/p2p/``); they come before older ones."""
@@ -86,5 +126,73 @@ class Book:
         known = self._peers.get(peer_id)
         return list(known.addresses) if known else []
 
+    def last_seen(self, peer_id: str) -> int | None:
+        known = self._peers.get(peer_id)
+        return known.last_seen if known else None
+
     def __len__(self) -> int:
         return len(self._peers)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Kept addresses
+
+    @property
+    def kept(self) -> list[str]:
+        return list(self._kept)
+
+    def keep(self, address: str) -> None:
+        """Raises `BookFull`."""
+        if address not in self._kept and len(self._kept) >= MAX_KEPT:
+            raise BookFull("kept addresses", MAX_KEPT)
+        self._kept[address] = None
+        self.changed = True
+
+    def forget(self, address: str) -> None:
+        self._kept.pop(address, None)
+        self.changed = True
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Tags and protection
+
+    def tags(self, peer_id: str) -> dict[str, int]:
+        return dict(self._tags.get(peer_id, {}))
+
+    def tag(self, peer_id: str, tag: str, value: int) -> None:
+        """Raises `BookFull`."""
+        tags = self._tags.get(peer_id, {})
+        if peer_id not in self._tags and len(self._tags) >= MAX_TAGGED:
+            raise BookFull("tagged peers", MAX_TAGGED)
+        if tag not in tags and len(tags) >= MAX_TAGS:
+            raise BookFull("tags of one peer", MAX_TAGS)
+        self._tags[peer_id] = {**tags, tag: value}
+
+    def untag(self, peer_id: str, tag: str) -> None:
+        tags = self._tags.get(peer_id, {})
+        tags.pop(tag, None)
+        if not tags:
+            self._tags.pop(peer_id, None)
+
+    def value(self, peer_id: str) -> int:
+        """What its tags add up to."""
+        return sum(self._tags[peer_id].values()) if peer_id in self._tags else 0
+
+    def protect(self, peer_id: str) -> None:
+        """Raises `BookFull`."""
+        if peer_id not in self._protected and len(self._protected) >= MAX_TAGGED:
+            raise BookFull("protected peers", MAX_TAGGED)
+        self._protected.add(peer_id)
+
+    def unprotect(self, peer_id: str) -> None:
+        self._protected.discard(peer_id)
+
+    def is_protected(self, peer_id: str) -> bool:
+        return peer_id in self._protected
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """How much of each there is, and the bound."""
+        return {
+            "knownPeers": (len(self._peers), MAX_PEERS),
+            "keptAddresses": (len(self._kept), MAX_KEPT),
+            "taggedPeers": (len(self._tags), MAX_TAGGED),
+            "protectedPeers": (len(self._protected), MAX_TAGGED),
+        }

@@ -1,40 +1,45 @@
-"""The connection manager of one run of the node: dials what `policy` plans, and tells what happened to connections.
+"""The connection manager of one run of the node: dials and trims as `policy` plans, and tells what happened.
 
-It is the host's observer: libp2p's connection path calls it, so those methods only count, publish and poke. The loop in
-`run` owns every dial of a bootstrap node.
+It is the host's observer and gate: libp2p's connection path calls it, so those methods only count, publish and poke.
+The loop in `run` owns every dial of a bootstrap or kept address. What users ask of it is in `commands`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import trio
 
-from fabstir_client.errors import DeadlineExceeded, DialFailed, InvalidParams, InvalidState, LimitExceeded, PeerNotFound
 from fabstir_client.types import (
     BootstrapError,
     ConnectionCancelled,
     ConnectionFailed,
     ConnectionRetry,
-    ConnectResult,
     Peer,
     PeerConnected,
     PeerDisconnected,
     PeerIdentified,
 )
 from fabstir_client.types import Connection as ConnectionRecord
-from fabstird.config import NodeConfig
+from fabstird.config import ConnectionsConfig, NodeConfig
 from fabstird.events import EventLog
 from fabstird.log import get_logger
 from fabstird.metrics import Counters
 from fabstird.p2p import policy
-from fabstird.p2p.addresses import AddressError, normal_peer_id, parse
+from fabstird.p2p.addresses import AddressError, parse
+from fabstird.p2p.bans import Ban
 from fabstird.p2p.book import Book
-from fabstird.p2p.host import DialError, DialLimit, Host, Link, PeerInfo, ProtocolUnsupported, StreamError
-from fabstird.p2p.policy import Cycle, Retry
+from fabstird.p2p.dialer import Dialer
+from fabstird.p2p.history import History
+from fabstird.p2p.host import DialError, Host, Link, PeerInfo
+from fabstird.p2p.policy import Cycle, Retry, Standing, Watermarks
 
 log = get_logger("connections")
+
+CLOCK_CHECK = 5.0  # seconds between two looks at the wall clock
+CLOCK_JUMP = 10.0  # seconds by which it may run away from the steady clock in between
 
 
 @dataclass(slots=True)
@@ -45,9 +50,14 @@ class _Connected:
     since: int  # ms, wall clock
     opened: float  # s, steady clock
 
+    @property
+    def idle(self) -> bool:
+        """No stream is open."""
+        return not any(link.streams for link in self.links)
+
 
 class Connections:
-    """``clock`` gives seconds and runs with trio's deadlines."""
+    """``clock`` gives seconds and runs with trio's deadlines; ``wall`` gives the seconds that people see."""
 
     def __init__(
         self,
@@ -55,37 +65,57 @@ class Connections:
         events: EventLog,
         counters: Counters,
         book: Book,
+        history: History | None = None,
+        limits: ConnectionsConfig | None = None,
         *,
         clock: Callable[[], float] = trio.current_time,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._node = node
+        self.node = node
         self._events = events
         self._counters = counters
         self._book = book
+        self._history = history or History()
         self._clock = clock
+        self._wall = wall
         self._settings = policy.Settings(
             max_retries=node.max_retries,
             retry_delay=node.retry_delay,
             keepalive=node.keepalive_interval / 1000 if node.keepalive_interval else policy.NEVER,
         )
         self._host: Host | None = None
+        self._dialer: Dialer | None = None
         self._peers: dict[str, _Connected] = {}  # by peer id, our own account: LAB.md, trap 17
-        self._cycles = {text: Cycle(text, _peer_of(text)) for text in node.bootstrap_nodes}
+        self._total = 0  # connections
+        self._cycles = {text: Cycle(text, peer_of(text)) for text in (*node.bootstrap_nodes, *book.kept)}
         self._dials: dict[str, trio.CancelScope] = {}
         self._asked: set[str] = set()  # peers that a user is disconnecting
         self._poke = trio.Event()
+        self.set_limits(limits or ConnectionsConfig())
 
     # ----------------------------------------------------------------------------------------------------------------
     # The loop
 
     async def run(self, host: Host) -> None:
-        """Dial bootstrap nodes until cancelled; then tell which cycles that cut off."""
+        """Dial bootstrap and kept addresses, and trim, until cancelled; then tell which cycles that cuts off."""
         self._host = host
+        self._dialer = Dialer(host, self._counters, self._history, self.node.dial_timeout / 1000)
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._watch_clock)
                 while True:
                     poke = self._poke
-                    plan = policy.plan(self._clock(), self._cycles.values(), self._peers.keys())
+                    plan = policy.plan(
+                        self._clock(),
+                        self._cycles.values(),
+                        self._peers.keys(),
+                        total=self._total,
+                        standings=self._standings(),
+                        watermarks=self._watermarks,
+                    )
+                    for peer_id in plan.close:
+                        for link in self._peers[peer_id].links:
+                            link.end("trimmed")
                     for address in plan.drop:
                         self._dials[address].cancel()
                     for address in plan.dial:
@@ -96,6 +126,20 @@ class Connections:
             for cycle in policy.cut_off(self._cycles.values()):
                 self._events.publish(ConnectionCancelled(address=cycle.address, attempts=cycle.attempts))
 
+    def _standings(self) -> Iterator[Standing]:
+        wanted = {cycle.peer_id for cycle in self._cycles.values()}
+        for peer_id, peer in self._peers.items():
+            if any(link.is_closed for link in peer.links):
+                continue  # on its way out
+            yield Standing(
+                peer_id=peer_id,
+                links=len(peer.links),
+                opened=peer.opened,
+                value=self._book.value(peer_id),
+                idle=peer.idle,
+                spared=peer_id in wanted or self._book.is_protected(peer_id),
+            )
+
     def _begin(self, address: str, nursery: trio.Nursery) -> None:
         cycle = self._cycles[address] = policy.begin_dial(self._cycles[address])
         if cycle.attempts > 1:
@@ -104,41 +148,40 @@ class Connections:
         nursery.start_soon(self._dial, address)
 
     async def _dial(self, address: str) -> None:
-        assert self._host is not None
+        assert self._dialer is not None
         try:
             with self._dials[address] as scope:
                 try:
-                    link = await self._host.dial(address, timeout=self._node.dial_timeout / 1000)
+                    link = await self._dialer.dial(address, self._cycles[address].peer_id)
                 except DialError as error:
                     self._failed(address, str(error))
                 else:
-                    self._succeeded(address, link)
-            if scope.cancelled_caught:  # its peer is connected another way: the cycle ends quietly
-                peer_id = self._cycles[address].peer_id
-                if peer_id is not None:
-                    self._settle(address, peer_id)
+                    self._book.seen(link.peer_id, [link.address])
+                    self._settle(address, link.peer_id)
+            cycle = self._cycles.get(address)
+            if scope.cancelled_caught and cycle is not None and cycle.peer_id is not None:
+                self._settle(address, cycle.peer_id)  # connected another way: the cycle ends quietly
         finally:
             del self._dials[address]
             self._wake()
 
-    def _succeeded(self, address: str, link: Link) -> None:
-        self._book.seen(link.peer_id, [link.address])
-        self._settle(address, link.peer_id)
-
     def _settle(self, address: str, peer_id: str) -> None:
+        if address not in self._cycles:  # forgotten meanwhile
+            return
         cycle = policy.peer_connected(self._cycles[address], peer_id)
         if peer_id not in self._peers:  # it has left again while this task was waiting for its turn
             cycle = policy.peer_left(cycle, self._clock(), self._settings, asked=False)
         self._cycles[address] = cycle
 
     def _failed(self, address: str, words: str) -> None:
-        self._counters.failed_connections += 1
+        if address not in self._cycles:  # forgotten meanwhile
+            return
         peer_id = self._cycles[address].peer_id
         if peer_id is not None and peer_id in self._peers:  # connected another way: the cycle ends quietly
             self._settle(address, peer_id)
             return
-        cycle, outcome = policy.dial_failed(self._cycles[address], self._clock(), self._settings)
-        self._cycles[address] = cycle
+        cycle = self._cycles[address]
+        _, outcome = policy.dial_failed(cycle, self._clock(), self._settings)
         if outcome.first:
             self._events.publish(BootstrapError(type="BOOTSTRAP_CONNECTION_FAILED", address=address, message=words))
         if isinstance(outcome, Retry):
@@ -152,22 +195,73 @@ class Connections:
                 )
             )
         else:
+            attempts = outcome.attempts
+            self._history.note(peer_id or address, "gave_up", address=address, detail=f"after {attempts} dials")
             self._events.publish(
-                ConnectionFailed(address=address, attempts=outcome.attempts, reason="Max retries exceeded", error=words)
+                ConnectionFailed(address=address, attempts=attempts, reason="Max retries exceeded", error=words)
             )
+        # The delay counts from when it was told, not from before the telling.
+        self._cycles[address], _ = policy.dial_failed(cycle, self._clock(), self._settings)
+
+    async def _watch_clock(self) -> None:
+        """When the wall clock runs away from the steady one, the machine has slept, or somebody moved its clock: then
+        every link is checked at once, and what was waited for is not waited for any longer."""
+        ahead = self._wall() - self._clock()
+        while True:
+            await trio.sleep(CLOCK_CHECK)
+            jump = self._wall() - self._clock() - ahead
+            ahead += jump
+            if abs(jump) > CLOCK_JUMP:
+                log.warning("the clock has jumped; checking links and dialling afresh", seconds=round(jump, 1))
+                self.refresh()
+
+    def refresh(self) -> None:
+        """Ask every link for a sign of life, and begin every cycle that waits."""
+        for peer in self._peers.values():
+            for link in peer.links:
+                link.muxed_conn.check()
+        now = self._clock()
+        self._cycles = {address: policy.after_sleep(cycle, now) for address, cycle in self._cycles.items()}
+        self._wake()
+
+    def set_limits(self, limits: ConnectionsConfig) -> None:
+        """Watermarks from now on."""
+        self._watermarks = Watermarks(limits.low_water, limits.high_water, limits.grace_period / 1000)
+        self._wake()
+
+    def keep(self, address: str) -> None:
+        """Stay connected to an address, from now on, as to a bootstrap node."""
+        if address in self._cycles:
+            return
+        cycle = Cycle(address, peer_of(address), due=self._clock())
+        if cycle.peer_id is not None and cycle.peer_id in self._peers:
+            cycle = policy.peer_connected(cycle, cycle.peer_id)
+        self._cycles[address] = cycle
+        self._wake()
+
+    def forget(self, address: str) -> None:
+        """No longer; a dial under way is ended, a connection stays."""
+        if address in self.node.bootstrap_nodes:
+            return
+        self._cycles.pop(address, None)
+        if address in self._dials:
+            self._dials[address].cancel()
+        self._wake()
 
     def _wake(self) -> None:
         self._poke.set()
         self._poke = trio.Event()
 
     # ----------------------------------------------------------------------------------------------------------------
-    # What the host tells
+    # What the host tells and asks
 
     def connected(self, link: Link) -> None:
         if link.direction_text == "inbound":
             self._counters.inbound_connections += 1
         else:
             self._counters.outbound_connections += 1
+        self._total += 1
+        self._history.note(link.peer_id, "connected", address=link.address, detail=link.direction_text)
         peer = self._peers.get(link.peer_id)
         if peer is not None:
             peer.links.append(link)
@@ -182,6 +276,8 @@ class Connections:
     def disconnected(self, link: Link) -> None:
         reason = link.reason or "error"
         self._counters.closed[reason] += 1
+        self._total -= 1
+        self._history.note(link.peer_id, "disconnected", address=link.address, detail=reason)
         peer = self._peers[link.peer_id]
         peer.links.remove(link)
         if peer.links:
@@ -198,6 +294,7 @@ class Connections:
     def identified(self, link: Link, info: PeerInfo) -> None:
         addresses = [f"{address}/p2p/{link.peer_id}" for address in info.addresses]
         self._book.seen(link.peer_id, addresses)
+        self._history.note(link.peer_id, "identified", detail=info.agent_version)
         self._events.publish(
             PeerIdentified(
                 peer_id=link.peer_id,
@@ -208,8 +305,15 @@ class Connections:
             )
         )
 
+    def refusal(self, host: str | None, peer_id: str | None) -> str | None:
+        """Why a connection with this IP address, or this peer, must not be; None where it may."""
+        ban = self._book.bans.of_ip(host) if host is not None else None
+        if ban is None and peer_id is not None:
+            ban = self._book.bans.of_peer(peer_id)
+        return str(ban) if ban is not None else None
+
     # ----------------------------------------------------------------------------------------------------------------
-    # What users ask
+    # How things stand, and single peers
 
     def peers(self) -> list[Peer]:
         """One entry a peer, in the order in which they connected."""
@@ -220,133 +324,92 @@ class Connections:
 
     def count(self) -> int:
         """Connections that are up."""
-        return sum(len(peer.links) for peer in self._peers.values())
+        return self._total
 
-    def _record(self, peer_id: str, peer: _Connected) -> Peer:
-        info = self._host.info(peer_id) if self._host is not None else None
-        links = peer.links
-        outbound = [link.address for link in links if link.direction_text == "outbound"]
-        latencies = [link.latency for link in links if link.latency is not None]
-        return Peer(
-            peer_id=peer_id,
-            direction=links[0].direction_text,
-            connected_at=peer.since,
-            addresses=list(dict.fromkeys([*outbound, *self._book.addresses(peer_id)])),
-            connections=[
-                ConnectionRecord(
-                    address=link.address,
-                    direction=link.direction_text,
-                    opened_at=link.opened_at,
-                    transport=link.transport,
-                    security=link.security,
-                    muxer=link.muxer,
-                    streams=len(link.streams),
-                )
-                for link in links
-            ],
-            protocols=list(info.protocols) if info else [],
-            tags={},
-            protected=False,
-            bootstrap=any(cycle.peer_id == peer_id for cycle in self._cycles.values()),
-            agent_version=info.agent_version if info else None,
-            protocol_version=info.protocol_version if info else None,
-            latency=min(latencies) if latencies else None,
-        )
-
-    async def connect(self, target: str, timeout: int | None) -> ConnectResult:
-        """Connect to a multiaddr with ``/p2p/`` or to a peer id whose addresses are known; any back-off is bypassed.
-
-        ``timeout`` (ms) is the call's own deadline. Raises `InvalidParams`, `PeerNotFound`, `LimitExceeded`,
-        `DeadlineExceeded`, or `DialFailed` with the error of each address in words.
-        """
-        assert self._host is not None
-        peer_id, addresses = self._targets(target)
+    def links(self, peer_id: str) -> list[Link]:
+        """Connections to a peer, oldest first."""
         peer = self._peers.get(peer_id)
-        if peer is not None:
-            link = peer.links[0]
-            return ConnectResult(
-                peer_id=peer_id, address=link.address, direction=link.direction_text, already_connected=True
-            )
-        if not addresses:
-            raise PeerNotFound(f"no address of {peer_id} is known", peerId=peer_id)
-        limit = self._node.request_timeout if timeout is None else timeout
-        with trio.move_on_after(limit / 1000):
-            link = await self._first(peer_id, addresses)
-            self._book.seen(peer_id, [link.address])
-            return ConnectResult(peer_id=peer_id, address=link.address, direction="outbound", already_connected=False)
-        raise DeadlineExceeded(f"not connected to {peer_id} within {limit} ms", peerId=peer_id, timeout=limit)
+        return list(peer.links) if peer else []
 
-    def _targets(self, target: str) -> tuple[str, list[str]]:
-        assert self._host is not None
-        try:
-            if target.startswith("/"):
-                peer_id, addresses = parse(target).peer_id, [target]
-                if peer_id is None:
-                    raise InvalidParams(f'address: "{target}" names no peer; append /p2p/<peer id>', param="address")
-            else:
-                peer_id = normal_peer_id(target)
-                addresses = self._book.addresses(peer_id)
-        except AddressError as error:
-            raise InvalidParams(f"address: {error}", param="address") from error
-        if peer_id == self._host.peer_id:
-            raise InvalidParams(f"address: {peer_id} is this node itself", param="address")
-        return peer_id, addresses
+    def cycles(self) -> list[Cycle]:
+        """Bootstrap and kept addresses, and where each stands."""
+        return list(self._cycles.values())
 
-    async def _first(self, peer_id: str, addresses: list[str]) -> Link:
-        """The first of the addresses that connects, tried in turn."""
-        assert self._host is not None
-        errors: dict[str, str] = {}
-        for address in addresses:
-            try:
-                return await self._host.dial(address, timeout=self._node.dial_timeout / 1000)
-            except DialLimit as error:
-                raise LimitExceeded(
-                    str(error), limit=error.limit, current=error.current, configKey=error.config_key
-                ) from error
-            except DialError as error:
-                self._counters.failed_connections += 1
-                errors[address] = str(error)
-        words = "; ".join(f"{address}: {error}" for address, error in errors.items())
-        raise DialFailed(f"cannot connect to {peer_id}: {words}", peerId=peer_id, errors=errors)
+    def instant(self, due: float) -> int | None:
+        """A time of the loop's clock as an instant of the wall clock, in milliseconds; None for never."""
+        return None if due == policy.NEVER else int((self._wall() + due - self._clock()) * 1000)
+
+    async def dial(self, address: str, peer_id: str) -> Link:
+        """Raises `DialError`."""
+        assert self._dialer is not None
+        link = await self._dialer.dial(address, peer_id)
+        self._book.seen(link.peer_id, [link.address])
+        return link
 
     async def disconnect(self, peer_id: str) -> int:
-        """Close every connection to the peer; how many there were. Raises `PeerNotFound`."""
+        """Close every connection to the peer because a user asks for it; how many there were."""
         assert self._host is not None
-        peer_id = self._connected_peer(peer_id)
         self._asked.add(peer_id)
         try:
             return await self._host.close_peer(peer_id)
         finally:
             self._asked.discard(peer_id)
 
-    async def ping(self, peer_id: str, timeout: int | None) -> tuple[str, float]:
-        """The peer's id and its round trip in milliseconds. Raises `PeerNotFound`, `DeadlineExceeded`, and
-        `InvalidState` for a peer that does not answer pings."""
+    async def ping(self, peer_id: str) -> float:
+        """Round trip in milliseconds. Raises `StreamError`."""
         assert self._host is not None
-        peer_id = self._connected_peer(peer_id)
-        limit = self._node.request_timeout if timeout is None else timeout
-        try:
-            with trio.move_on_after(limit / 1000):
-                return peer_id, await self._host.ping(peer_id)
-        except ProtocolUnsupported as error:
-            raise InvalidState(str(error), peerId=peer_id) from error
-        except StreamError as error:
-            self._connected_peer(peer_id)
-            raise InvalidState(f"ping failed: {error}", peerId=peer_id) from error
-        raise DeadlineExceeded(f"{peer_id} did not answer within {limit} ms", peerId=peer_id, timeout=limit)
+        return await self._host.ping(peer_id)
 
-    def _connected_peer(self, text: str) -> str:
-        try:
-            peer_id = normal_peer_id(text)
-        except AddressError as error:
-            raise InvalidParams(f"peerId: {error}", param="peerId") from error
-        if peer_id not in self._peers:
-            raise PeerNotFound(f"not connected to {peer_id}", peerId=peer_id)
-        return peer_id
+    def enforce(self, ban: Ban) -> int:
+        """End every connection that a new ban forbids; how many there are."""
+        closed = 0
+        for peer_id, peer in self._peers.items():
+            for link in peer.links:
+                if self.refusal(link.pipe.remote.host, peer_id) is not None:
+                    self._history.note(peer_id, "banned", address=link.address, detail=str(ban))
+                    link.end("banned")
+                    closed += 1
+        return closed
+
+    def _record(self, peer_id: str, peer: _Connected) -> Peer:
+        info = self._host.info(peer_id) if self._host is not None else None
+        outbound = [link.address for link in peer.links if link.direction_text == "outbound"]
+        latencies = [link.latency for link in peer.links if link.latency is not None]
+        return Peer(
+            peer_id=peer_id,
+            direction=peer.links[0].direction_text,
+            connected_at=peer.since,
+            addresses=list(dict.fromkeys([*outbound, *self._book.addresses(peer_id)])),
+            connections=[link_record(link) for link in peer.links],
+            protocols=list(info.protocols) if info else [],
+            tags=self._book.tags(peer_id),
+            protected=self._book.is_protected(peer_id),
+            bootstrap=any(
+                cycle.peer_id == peer_id and cycle.address in self.node.bootstrap_nodes
+                for cycle in self._cycles.values()
+            ),
+            agent_version=info.agent_version if info else None,
+            protocol_version=info.protocol_version if info else None,
+            latency=min(latencies) if latencies else None,
+        )
 
 
-def _peer_of(address: str) -> str | None:
+def peer_of(address: str) -> str | None:
+    """The peer that an address names; None where it names none, or none that can be decoded."""
     try:
         return parse(address).peer_id
     except AddressError:
         return None  # it goes through its cycle all the same, and each dial says what is wrong with it
+
+
+def link_record(link: Link) -> ConnectionRecord:
+    """A connection as the API shows it."""
+    return ConnectionRecord(
+        address=link.address,
+        direction=link.direction_text,
+        opened_at=link.opened_at,
+        transport=link.transport,
+        security=link.security,
+        muxer=link.muxer,
+        streams=len(link.streams),
+    )

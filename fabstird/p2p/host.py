@@ -40,7 +40,7 @@ from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
 from fabstird.p2p.resolve import ResolveError, resolve
-from fabstird.p2p.swarm import GOODBYE, Limits, Link, Swarm
+from fabstird.p2p.swarm import GOODBYE, Gate, Limits, Link, Swarm
 from fabstird.p2p.transport import ListenError
 from fabstird.p2p.yamux import Liveness
 
@@ -89,7 +89,7 @@ class _LibHost(BasicHost):
 class Host:
     """A running host; made by `Host.open` only."""
 
-    def __init__(self, settings: HostSettings, observer: HostObserver) -> None:
+    def __init__(self, settings: HostSettings, observer: HostObserver, gate: Gate | None = None) -> None:
         key_pair = create_new_key_pair(settings.seed)
         peer_id = ID.from_pubkey(key_pair.public_key)
         self.peer_id = peer_id.to_base58()
@@ -103,7 +103,7 @@ class Host:
         # Noise and Yamux only: TLS fails with js both ways, plaintext and mplex are no company to keep (trap 19)
         noise = NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
         upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
-        self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self)
+        self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self, gate)
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
         announced = [parse(text).multiaddr for text in settings.announce] or None
         self._host = _LibHost(
@@ -120,12 +120,14 @@ class Host:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, settings: HostSettings, observer: HostObserver) -> AsyncIterator[Host]:
+    async def open(
+        cls, settings: HostSettings, observer: HostObserver, gate: Gate | None = None
+    ) -> AsyncIterator[Host]:
         """Listen, and keep connections until the context is left; then all of them are closed, concurrently, shielded
         and bounded, before it returns. Raises `ListenError`: all addresses are listened on, or none."""
         wanted = [_listen_address(text) for text in settings.listen]
         try:
-            host = cls(settings, observer)
+            host = cls(settings, observer, gate)
         except AddressError as error:
             raise ListenError(str(settings.announce), str(error)) from error
         async with host.swarm.serving(wanted), trio.open_nursery() as tasks:
@@ -180,6 +182,10 @@ class Host:
     def set_limits(self, limits: Limits) -> None:
         """Limits for connections that come from now on."""
         self.swarm.limits = limits
+
+    def part_as(self, reason: str) -> None:
+        """The reason that links give which end with this host."""
+        self.swarm.parting = reason
 
     def info(self, peer_id: str) -> PeerInfo | None:
         """What identify told of a connected peer; None before it has."""

@@ -19,16 +19,20 @@ from fabstir_client.errors import FabstirError, InvalidParams, InvalidState, Lis
 from fabstir_client.types import Addresses, NodeStarted, NodeState, NodeStopped, Peer
 from fabstird import __version__
 from fabstird.config import Config, ConfigError, ConnectionsConfig, NodeConfig, override_node
+from fabstird.datadir import write_whole
 from fabstird.events import EventLog
 from fabstird.identity import Identity
 from fabstird.log import adopt_libraries, get_logger
 from fabstird.metrics import Counters, Totals
+from fabstird.p2p.bans import MAX_BANS
+from fabstird.p2p.history import MAX_KEYS, History
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
     from fabstird.p2p.book import Book
+    from fabstird.p2p.commands import Commands
     from fabstird.p2p.connections import Connections
     from fabstird.p2p.host import Host, Limits
 
@@ -60,6 +64,8 @@ class Node:
         self._events = events
         self._counters = counters
         self._book = book
+        self._history = History()
+        self._saving = trio.Lock()
         self._running: _Running | None = None
         self._failure: FabstirError | None = None
         self._wanted: NodeConfig | None = None  # to be started with this
@@ -95,8 +101,11 @@ class Node:
         if self.state != "started":
             raise InvalidState("the node was stopped before it had started")
 
-    async def stop(self) -> None:
-        """Stop the node, or do nothing where it is stopped. Returns when every connection, dial and retry has ended."""
+    async def stop(self, reason: str = "stopped") -> None:
+        """Stop the node, or do nothing where it is stopped. Returns when every connection, dial and retry has ended;
+        ``reason`` is what connections give as theirs."""
+        if self._running is not None:
+            self._running.host.part_as(reason)
         if self.state in ("starting", "started"):
             self._enter("stopping")
             if self._scope is not None:
@@ -126,7 +135,7 @@ class Node:
         from fabstird.p2p.connections import Connections
         from fabstird.p2p.host import Host, HostSettings, ListenError
 
-        connections = Connections(settings, self._events, self._counters, self._book)
+        connections = Connections(settings, self._events, self._counters, self._book, self._history, self._limits)
         announced = False
         try:
             async with Host.open(
@@ -137,7 +146,8 @@ class Node:
                     listen=settings.listen_addresses,
                     announce=settings.announce_addresses,
                 ),
-                connections,
+                observer=connections,
+                gate=connections,
             ) as host:
                 self._running = _Running(host, connections, int(time.time() * 1000), trio.current_time())
                 announced = True
@@ -175,7 +185,10 @@ class Node:
     async def _keep_book(self) -> None:
         while True:
             await trio.sleep(SAVE_INTERVAL)
-            self._save_book()
+            try:
+                await self.save_book()
+            except OSError as error:
+                log.warning("known peers could not be saved", error=error.strerror)
 
     def _save_book(self) -> None:
         try:
@@ -183,21 +196,43 @@ class Node:
         except OSError as error:
             log.warning("known peers could not be saved", error=error.strerror)
 
+    async def save_book(self) -> None:
+        """Write what changed, off the loop: a disk may take its time. Raises OSError."""
+        async with self._saving:
+            if self._book.changed:
+                self._book.changed = False
+                try:
+                    await trio.to_thread.run_sync(write_whole, self._book.path, self._book.encode())
+                except OSError:
+                    self._book.changed = True
+                    raise
+
     def set_limits(self, limits: ConnectionsConfig) -> None:
         """Limits of ``[connections]`` from now on."""
         self._limits = limits
         if self._running is not None:
             self._running.host.set_limits(_limits(limits))
+            self._running.connections.set_limits(limits)
 
     # ----------------------------------------------------------------------------------------------------------------
     # How it stands
 
-    @property
-    def connections(self) -> Connections:
-        """The manager of the current run. Raises `NodeNotRunning`."""
+    def running_commands(self) -> Commands:
+        """What users may ask of the started node. Raises `NodeNotRunning`."""
         if self._running is None or self.state != "started":
             raise NodeNotRunning(f"the node is {self.state}; call start first", state=self.state)
-        return self._running.connections
+        return self._commands()
+
+    async def commands(self) -> Commands:
+        """What users may ask for in any state."""
+        await load_libp2p()
+        return self._commands()
+
+    def _commands(self) -> Commands:
+        from fabstird.p2p.commands import Commands
+
+        connections = self._running.connections if self._running else None
+        return Commands(self.identity.peer_id, self._book, self._history, connections)
 
     @property
     def started_at(self) -> int | None:
@@ -233,6 +268,15 @@ class Node:
             observed=host.observed_addresses() if host else [],
         )
 
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """How much there is of everything that is bounded in number, and the bound."""
+        return {
+            "connections": (self.connection_count(), self._limits.max),
+            **self._book.sizes(),
+            "bans": (len(self._book.bans), MAX_BANS),
+            "timelines": (len(self._history), MAX_KEYS),
+        }
+
     def totals(self) -> Totals:
         """Over all runs since the daemon started."""
         past = self._counters.totals
@@ -248,7 +292,7 @@ def _limits(config: ConnectionsConfig) -> Limits:
 
 async def load_libp2p() -> None:
     """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
-    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.connections")
+    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.commands")
     adopt_libraries()
 
 

@@ -59,16 +59,49 @@ class GaveUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Above ``high`` connections, trim to ``low``; a peer that came less than ``grace`` seconds ago is left alone."""
+
+    low: int
+    high: int
+    grace: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A connected peer, as trimming sees it. ``spared``: a bootstrap, kept or protected one; ``value``: its tags added
+    up; ``idle``: no stream is open."""
+
+    peer_id: str
+    links: int
+    opened: float
+    value: int
+    idle: bool
+    spared: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """``dial`` these now, ``drop`` dials under way to these whose peer is connected, look again at ``wake_at``."""
+    """``dial`` these now, ``drop`` dials under way to these whose peer is connected, ``close`` the connections of these
+    peers, look again at ``wake_at``."""
 
     dial: tuple[str, ...]
     drop: tuple[str, ...]
+    close: tuple[str, ...]
     wake_at: float
 
 
-def plan(now: float, cycles: Iterable[Cycle], connected: Collection[str]) -> Plan:
-    """What is to be done at ``now``. ``connected`` are the peer ids with at least one connection."""
+def plan(
+    now: float,
+    cycles: Iterable[Cycle],
+    connected: Collection[str],
+    *,
+    total: int = 0,
+    standings: Iterable[Standing] = (),
+    watermarks: Watermarks | None = None,
+) -> Plan:
+    """What is to be done at ``now``. ``connected`` are the peer ids with at least one connection, ``total`` the number
+    of connections; ``standings`` is only looked at where that is too many."""
     dial: list[str] = []
     drop: list[str] = []
     wake_at = NEVER
@@ -81,7 +114,41 @@ def plan(now: float, cycles: Iterable[Cycle], connected: Collection[str]) -> Pla
                 dial.append(cycle.address)
             else:
                 wake_at = min(wake_at, cycle.due)
-    return Plan(tuple(dial), tuple(drop), wake_at)
+    close: tuple[str, ...] = ()
+    if watermarks is not None and total > watermarks.high:
+        close, ripe_at = _trim(now, total, standings, watermarks)
+        wake_at = min(wake_at, ripe_at)
+    return Plan(tuple(dial), tuple(drop), close, wake_at)
+
+
+def _trim(
+    now: float, total: int, standings: Iterable[Standing], watermarks: Watermarks
+) -> tuple[tuple[str, ...], float]:
+    """The least valuable peers, as many as it takes: lowest tags first, then idle ones, then the youngest. And when the
+    next one comes out of its grace, where these are not enough."""
+    close: list[str] = []
+    young: list[float] = []
+    ripe: list[Standing] = []
+    for peer in standings:
+        if not peer.spared:
+            ripe_at = peer.opened + watermarks.grace
+            if ripe_at <= now:
+                ripe.append(peer)
+            else:
+                young.append(ripe_at)
+    for peer in sorted(ripe, key=lambda peer: (peer.value, not peer.idle, -peer.opened)):
+        if total <= watermarks.low:
+            break
+        close.append(peer.peer_id)
+        total -= peer.links
+    return tuple(close), min(young, default=NEVER) if total > watermarks.high else NEVER
+
+
+def after_sleep(cycle: Cycle, now: float) -> Cycle:
+    """The machine has slept, or its clock was moved: whatever was waited for, a new cycle begins now."""
+    if cycle.phase in ("waiting", "resting"):
+        return replace(cycle, phase="due", attempts=0, due=now)
+    return cycle
 
 
 def begin_dial(cycle: Cycle) -> Cycle:

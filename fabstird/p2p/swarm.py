@@ -31,7 +31,7 @@ from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from fabstir_client.types import Direction
-from fabstird.log import get_logger
+from fabstird.log import Throttled, get_logger
 from fabstird.p2p import yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, in_words
@@ -39,6 +39,7 @@ from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
 from fabstird.p2p.yamux import Liveness, Muxer, Silence
 
 log = get_logger("p2p.swarm")
+handler_failed = Throttled(log)
 
 GOODBYE = 0.25  # seconds for telling a peer that we close; a peer that does not read gets no more
 CLOSING = 2.0  # seconds for closing everything when the node stops
@@ -52,6 +53,12 @@ class Limits:
     max_per_ip: int
     handshake_timeout: float  # seconds
     liveness: Liveness = field(default_factory=Liveness)
+
+
+class Gate(Protocol):
+    """Says whom to keep out: before the handshake by IP address, after it by peer."""
+
+    def refusal(self, host: str | None, peer_id: str | None) -> str | None: ...
 
 
 class Observer(Protocol):
@@ -121,8 +128,8 @@ class Link(SwarmConn):
             await self.swarm.common_stream_handler(stream)
         except Exception as error:  # noqa: BLE001 - a hostile peer chooses what is raised here
             self.swarm.stream_errors += 1
-            log.debug(
-                "stream handler failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error)
+            handler_failed.warning(
+                "a stream handler failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error)
             )
             await _reset(stream)
         finally:
@@ -145,15 +152,23 @@ class Swarm(LibSwarm):
     """See the module. `serving` runs it; `dial_address` and accepting bring links up, `Link.end` takes them down."""
 
     def __init__(
-        self, peer_id: ID, peerstore: IPeerStore, upgrader: TransportUpgrader, limits: Limits, observer: Observer
+        self,
+        peer_id: ID,
+        peerstore: IPeerStore,
+        upgrader: TransportUpgrader,
+        limits: Limits,
+        observer: Observer,
+        gate: Gate | None,
     ) -> None:
         super().__init__(peer_id, peerstore, upgrader, transports=[], connection_config=ConnectionConfig())
         self.notifees.clear()  # the tag store's: ours keeps its own tags
         self.limits = limits
         self.observer = observer
+        self._gate = gate
         self.traffic = Traffic()
         self.handshakes_failed = 0
         self.refused = 0
+        self.parting = "stopped"  # the reason of links that end because the swarm does
         self.stream_errors = 0
         self._nursery: trio.Nursery | None = None
         self._open = 0  # connections on their way or up
@@ -184,7 +199,7 @@ class Swarm(LibSwarm):
                         scope.cancel()
                     accepting.cancel()
                     with trio.move_on_after(CLOSING, shield=True):
-                        await self._close_links("stopped")
+                        await self._close_links(self.parting)
                     nursery.cancel_scope.cancel()
         finally:
             self._nursery = self.background_nursery = None
@@ -241,6 +256,8 @@ class Swarm(LibSwarm):
             raise DialError("that is this node's own peer id")
         if self._nursery is None or self._closing:
             raise DialError("the node is not running")
+        if (refusal := self._refusal(address.host, address.peer_id)) is not None:
+            raise DialError(refusal)
         if self._open >= self.limits.max:
             raise DialLimit("connections.max", self.limits.max, self._open)
         self._open += 1  # here, so that dials which begin together are counted; `_outbound` takes it back
@@ -281,7 +298,8 @@ class Swarm(LibSwarm):
         except OSError:
             await trio.aclose_forcefully(stream)  # gone between accept and here
             return
-        if self._open >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip:
+        over = self._open >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip
+        if over or self._refusal(remote.host, None) is not None:
             self.refused += 1
             log.debug("connection refused", address=str(remote), connections=self._open)
             await trio.aclose_forcefully(stream)
@@ -312,12 +330,18 @@ class Swarm(LibSwarm):
             if not self._inbound_from[remote.host]:
                 del self._inbound_from[remote.host]
 
+    def _refusal(self, host: str | None, peer_id: str | None) -> str | None:
+        return self._gate.refusal(host, peer_id) if self._gate is not None else None
+
     async def _upgrade(self, pipe: Pipe, nursery: trio.Nursery, address: Address) -> Link:
         """Noise, then yamux, whose task runs in ``nursery``. A dial must reach the peer it was meant for."""
         expected = ID.from_base58(address.peer_id) if pipe.is_initiator and address.peer_id else None
         secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
-        if secured.get_remote_peer() == self.self_id:
+        remote = secured.get_remote_peer()
+        if remote == self.self_id:
             raise DialError("that is this node's own peer id")
+        if (refusal := self._refusal(None, remote.to_base58())) is not None:
+            raise DialError(refusal)
         muxed = await yamux.upgrade(secured, self.limits.liveness)
         link = Link(muxed, self, pipe, address)
         nursery.start_soon(self._fenced, link, muxed.start)
@@ -339,7 +363,7 @@ class Swarm(LibSwarm):
             with trio.move_on_after(GOODBYE, shield=True):
                 await link.muxed_conn.close()
         except trio.Cancelled:
-            link.end("stopped")  # only the end of the swarm cancels an owner
+            link.end(self.parting)  # only the end of the swarm cancels an owner
             raise
         finally:
             with trio.CancelScope(shield=True):

@@ -7,26 +7,40 @@ from typing import Any, Protocol
 
 import trio
 
-from fabstir_client.errors import InvalidParams, MethodNotFound
+from fabstir_client.errors import InvalidParams, InvalidState, MethodNotFound
 from fabstir_client.types import (
     Addresses,
+    BanParams,
+    BanRecord,
+    BanResult,
     ConnectParams,
     ConnectResult,
     DisconnectParams,
     DisconnectResult,
     EventsParams,
     EventsResult,
+    Explanation,
+    ForgetResult,
+    KeepParams,
+    KeepResult,
     Metrics,
     NoParams,
     Peer,
+    PeerParams,
+    PeerTags,
     PingParams,
     PingResult,
     StartParams,
     Status,
     SubscribeParams,
     SubscribeResult,
+    TagParams,
+    TargetParams,
+    UnbanParams,
+    UnbanResult,
     UnsubscribeParams,
     UnsubscribeResult,
+    UntagParams,
     VersionResult,
 )
 from fabstird import __version__
@@ -99,23 +113,98 @@ async def metrics(call: Call, _: NoParams) -> Metrics:
         events_published=services.events.head,
         bytes_received=totals.bytes_received,
         bytes_sent=totals.bytes_sent,
+        bounds=services.bounds(),
         start_time=node.started_at,
         uptime=node.uptime,
     )
 
 
 async def connect(call: Call, params: ConnectParams) -> ConnectResult:
-    return await call.services.node.connections.connect(params.address, _timeout(params.timeout))
+    return await call.services.node.running_commands().connect(params.address, _timeout(params.timeout))
 
 
 async def disconnect(call: Call, params: DisconnectParams) -> DisconnectResult:
-    closed = await call.services.node.connections.disconnect(params.peer_id)
-    return DisconnectResult(peer_id=params.peer_id, closed=closed)
+    return await call.services.node.running_commands().disconnect(params.peer_id)
 
 
 async def ping(call: Call, params: PingParams) -> PingResult:
-    peer_id, rtt = await call.services.node.connections.ping(params.peer_id, _timeout(params.timeout))
-    return PingResult(peer_id=peer_id, rtt=rtt)
+    return await call.services.node.running_commands().ping(params.peer_id, _timeout(params.timeout))
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Single peers: what the node should make of them
+
+
+async def tag(call: Call, params: TagParams) -> PeerTags:
+    return (await call.services.node.commands()).tag(params.peer_id, params.tag, params.value)
+
+
+async def untag(call: Call, params: UntagParams) -> PeerTags:
+    return (await call.services.node.commands()).untag(params.peer_id, params.tag)
+
+
+async def protect(call: Call, params: PeerParams) -> PeerTags:
+    return (await call.services.node.commands()).protect(params.peer_id)
+
+
+async def unprotect(call: Call, params: PeerParams) -> PeerTags:
+    return (await call.services.node.commands()).unprotect(params.peer_id)
+
+
+async def ban(call: Call, params: BanParams) -> BanResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
+    result = (await call.services.node.commands()).ban(target, params.duration, params.reason)
+    await _saved(call)
+    return result
+
+
+async def unban(call: Call, params: UnbanParams) -> UnbanResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
+    result = (await call.services.node.commands()).unban(target)
+    await _saved(call)
+    return result
+
+
+async def bans(call: Call, _: NoParams) -> list[BanRecord]:
+    return (await call.services.node.commands()).bans()
+
+
+async def keep(call: Call, params: KeepParams) -> KeepResult:
+    result = (await call.services.node.commands()).keep(params.address)
+    await _saved(call)
+    return result
+
+
+async def forget(call: Call, params: TargetParams) -> ForgetResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
+    result = (await call.services.node.commands()).forget(target)
+    await _saved(call)
+    return result
+
+
+async def explain(call: Call, params: TargetParams) -> Explanation:
+    node = call.services.node
+    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
+    return (await node.commands()).explain(target, node.state)
+
+
+def _one_of(**given: str | None) -> str:
+    """The one of these parameters that is given."""
+    values = [value for value in given.values() if value is not None]
+    if len(values) != 1:
+        names = ", ".join(given)
+        raise InvalidParams(f"Invalid params: exactly one of {names} is needed", param=next(iter(given)))
+    return values[0]
+
+
+async def _saved(call: Call) -> None:
+    """What must survive a crash is on the disk before the call is answered; where it cannot be, the caller is told."""
+    try:
+        await call.services.node.save_book()
+    except OSError as error:
+        raise InvalidState(
+            f"done, but it will not survive a restart: peers.json cannot be written: {error.strerror}", saved=False
+        ) from error
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -247,6 +336,16 @@ METHODS = [
     Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True),
     Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True),
     Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping),
+    Method("peer.tag", TagParams, PeerTags, "Give a peer a tag; trimming spares high values", tag, changes=True),
+    Method("peer.untag", UntagParams, PeerTags, "Take a tag from a peer", untag, changes=True),
+    Method("peer.protect", PeerParams, PeerTags, "Never trim a peer", protect, changes=True),
+    Method("peer.unprotect", PeerParams, PeerTags, "A peer may be trimmed again", unprotect, changes=True),
+    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True),
+    Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True),
+    Method("peer.bans", NoParams, list[BanRecord], "Bans in force", bans),
+    Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True),
+    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True),
+    Method("peer.explain", TargetParams, Explanation, "Why a peer is connected, or is not", explain),
     Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe),
     Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe),
     Method("events", EventsParams, EventsResult, "Events after a number; waits for one where there is none", events),

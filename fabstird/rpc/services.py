@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabstir_client.types import Status
+from fabstir_client.types import Bound, Status
 from fabstird import __version__
 from fabstird.config import Config
 from fabstird.events import EventLog
@@ -41,6 +43,15 @@ class Services:
             uptime=node.uptime,
             error=node.error,
         )
+
+    def bounds(self) -> dict[str, Bound]:
+        """Everything that is bounded in number."""
+        found = {
+            **self.node.bounds(),
+            "events": (self.events.head + 1 - self.events.oldest, self.config.events.history),
+            "fileDescriptors": (len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
+        }
+        return {name: Bound(current, limit) for name, (current, limit) in found.items()}
 
     def gauges(self) -> Gauges:
         node = self.node
