@@ -52,14 +52,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
-    args = _parser().parse_args(argv)
     try:
-        status = _run(args)
+        status = _run(_parser().parse_args(argv))
         sys.stdout.flush()
     except BrokenPipeError:
-        # The reader of our output has seen enough. Nothing may be written any more, also not at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()  # its reader has seen enough
         return DONE
+    except OSError as error:  # those of the connection have become FabstirErrors
+        _discard_output()
+        return _complain(f"the output cannot be written: {error.strerror}", REFUSED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except FabstirError as error:
@@ -67,6 +68,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"; the daemon's log has the whole of it under {log_id}" if log_id else ""
         return _complain(f"{error}{hint}", _status_of(error))
     return status
+
+
+def _discard_output() -> None:
+    """What is still buffered cannot be written, and Python would try once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, status: int) -> int:

@@ -243,6 +243,15 @@ def test_a_reader_that_has_seen_enough(fabstir: Command, daemon: ScriptedDaemon,
         assert process.stderr.read() == ""
 
 
+@pytest.mark.parametrize("args", [("status",), ("events",), ("--json", "status")])
+def test_output_that_cannot_be_written(fabstir: Command, daemon: ScriptedDaemon, args: tuple[str, ...]) -> None:
+    note(daemon, "one")
+    with open("/dev/full", "w") as full:
+        process = fabstir.start(*args, stdout=full)
+    _, errors = process.communicate(timeout=WITHIN)
+    assert (process.returncode, errors) == (1, "fabstir: the output cannot be written: No space left on device\n")
+
+
 @pytest.mark.parametrize(
     ("condition", "happens"),
     [
