@@ -25,6 +25,11 @@ class Ban(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     until: int | None = None  # None: for good
     reason: str | None = None
 
+    def covers(self, host: str, peer_id: str) -> bool:
+        """Whether it forbids a connection with this peer at this IP address."""
+        cidr = network(self.target)
+        return self.target == peer_id if cidr is None else ipaddress.ip_address(host) in ipaddress.ip_network(cidr)
+
     def __str__(self) -> str:
         until = "for good" if self.until is None else f"until {_utc(self.until)}"
         return f"{self.target} is banned {until}" + (f": {self.reason}" if self.reason else "")

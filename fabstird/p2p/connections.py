@@ -75,7 +75,7 @@ class Connections:
         self._events = events
         self._counters = counters
         self._book = book
-        self._history = history or History()
+        self._history = History() if history is None else history  # an empty one is false
         self._clock = clock
         self._wall = wall
         self._settings = policy.Settings(
@@ -365,7 +365,7 @@ class Connections:
         closed = 0
         for peer_id, peer in self._peers.items():
             for link in peer.links:
-                if self.refusal(link.pipe.remote.host, peer_id) is not None:
+                if not link.is_closed and ban.covers(link.pipe.remote.host, peer_id):
                     self._history.note(peer_id, "banned", address=link.address, detail=str(ban))
                     link.end("banned")
                     closed += 1

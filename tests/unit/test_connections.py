@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from fabstir_client.errors import (
     DeadlineExceeded,
@@ -20,175 +17,14 @@ from fabstir_client.errors import (
     LimitExceeded,
     PeerNotFound,
 )
-from fabstir_client.types import ConnectResult, Direction
-from fabstird.config import NodeConfig
-from fabstird.events import Entry, EventLog
-from fabstird.identity import Identity
-from fabstird.metrics import Counters
-from fabstird.p2p.book import Book
-from fabstird.p2p.connections import Connections
-from fabstird.p2p.host import DialError, DialLimit, Host, PeerInfo, ProtocolUnsupported, StreamError
-
-OWN, A, B = (Identity.from_seed(bytes([number]) * 32).peer_id for number in range(3))
-A1, A2, B1 = f"/ip4/1.1.1.1/tcp/1/p2p/{A}", f"/ip4/2.2.2.2/tcp/2/p2p/{A}", f"/ip4/3.3.3.3/tcp/3/p2p/{B}"
-SAID = PeerInfo("agent/1", "ipfs/0.1.0", ("/a/1",), ("/ip4/9.9.9.9/tcp/9",), None)
-Json = dict[str, Any]
-
-
-@dataclass(eq=False)
-class FakeLink:
-    peer_id: str
-    address: str
-    direction_text: Direction = "outbound"
-    reason: str | None = None
-    opened_at: int = 1700000000000
-    opened: float = field(default_factory=trio.current_time)
-    latency: float | None = None
-    transport = "tcp"
-    security = "/noise"
-    muxer = "/yamux/1.0.0"
-    streams: tuple[object, ...] = ()
-
-
-class Dial:
-    """A dial under way; the test says how it ends, and sees when it was cancelled."""
-
-    def __init__(self, host: FakeHost, address: str, timeout: float) -> None:
-        self.address = address
-        self.timeout = timeout
-        self.begun = trio.current_time()
-        self.cancelled = False
-        self._host = host
-        self._ended = trio.Event()
-        self._brief = False
-        self._outcome: DialError | FakeLink = DialError("never set")
-
-    def fail(self, words: str = "connection refused") -> None:
-        self._end(DialError(words))
-
-    def limit(self) -> None:
-        self._end(DialLimit("connections.max", 1, 1))
-
-    def succeed(self, peer_id: str, *, and_lose_it: bool = False) -> FakeLink:
-        link = FakeLink(peer_id, self.address)
-        self._brief = and_lose_it
-        self._end(link)
-        return link
-
-    def _end(self, outcome: DialError | FakeLink) -> None:
-        self._outcome = outcome
-        self._ended.set()
-
-    async def run(self) -> FakeLink:
-        try:
-            await self._ended.wait()
-        except trio.Cancelled:
-            self.cancelled = True
-            raise
-        if isinstance(self._outcome, FakeLink):
-            self._host.bring_up(self._outcome)  # as the real one: told before the dial returns
-            if self._brief:
-                self._host.lose(self._outcome)
-            return self._outcome
-        raise self._outcome
-
-
-class FakeHost:
-    """The one fake of this project: what `Connections` uses of `Host`."""
-
-    def __init__(self, observer: Connections) -> None:
-        self.peer_id = OWN
-        self.observer = observer
-        self.dials: list[Dial] = []
-        self.up: list[FakeLink] = []
-        self.infos: dict[str, PeerInfo] = {}
-        self.pong: float | Exception | None = 1.5
-
-    # what the test does to it
-
-    def bring_up(self, link: FakeLink) -> None:
-        self.up.append(link)
-        self.observer.connected(cast(Any, link))
-
-    def lose(self, link: FakeLink, reason: str = "closed_by_peer") -> None:
-        link.reason = link.reason or reason
-        self.up.remove(link)
-        self.observer.disconnected(cast(Any, link))
-
-    def identify(self, link: FakeLink, info: PeerInfo) -> None:
-        self.infos[link.peer_id] = info
-        self.observer.identified(cast(Any, link), info)
-
-    # what `Connections` does with it
-
-    async def dial(self, text: str, *, timeout: float) -> FakeLink:
-        dial = Dial(self, text, timeout)
-        self.dials.append(dial)
-        return await dial.run()
-
-    async def close_peer(self, peer_id: str, reason: str = "closed") -> int:
-        links = [link for link in self.up if link.peer_id == peer_id]
-        await trio.lowlevel.checkpoint()
-        for link in links:
-            self.lose(link, reason)
-        return len(links)
-
-    async def ping(self, peer_id: str) -> float:
-        if self.pong is None:
-            await trio.sleep_forever()
-        if isinstance(self.pong, Exception):
-            raise self.pong
-        assert self.pong is not None
-        return self.pong
-
-    def info(self, peer_id: str) -> PeerInfo | None:
-        return self.infos.get(peer_id)
-
-
-class Bench:
-    """A connection manager at work, and everything that it tells."""
-
-    def __init__(self, clock: MockClock, book: Path, **node: Any) -> None:
-        self.clock = clock
-        self.events = EventLog(1000)
-        self.told: list[tuple[str, Json]] = []
-        self.events.tap(self._tell)
-        self.counters = Counters()
-        self.connections = Connections(NodeConfig(**node), self.events, self.counters, Book(book))
-        self.host = FakeHost(self.connections)
-
-    def _tell(self, entry: Entry) -> None:
-        self.told.append((entry.type, entry.data.to_dict()))
-
-    def news(self) -> list[tuple[str, Json]]:
-        """What was told since this was asked last."""
-        told, self.told = self.told, []
-        return told
-
-    async def settle(self, seconds: float = 0) -> None:
-        """Let everybody do what there is to do, move the clock, and again."""
-        await wait_all_tasks_blocked()
-        self.clock.jump(seconds)
-        await wait_all_tasks_blocked()
-
-    def dial(self, address: str = "") -> Dial:
-        """The newest dial, of this address if one is given; dials that begin together do so in any order."""
-        return [dial for dial in self.host.dials if address in ("", dial.address)][-1]
+from fabstir_client.types import ConnectResult, DisconnectResult, PingResult
+from fabstird.p2p.host import PeerInfo, ProtocolUnsupported, StreamError
+from tests.unit.manager import A1, A2, B1, OWN, SAID, A, B, Bench, FakeLink, Json, running
 
 
 @pytest.fixture
 def book(tmp_path: Path) -> Path:
     return tmp_path / "peers.json"
-
-
-@asynccontextmanager
-async def running(clock: MockClock, book: Path, *nodes: str, **node: Any) -> AsyncIterator[Bench]:
-    bench = Bench(clock, book, bootstrap_nodes=nodes, **node)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.connections.run, cast(Host, bench.host))
-        await bench.settle()
-        yield bench
-        nursery.cancel_scope.cancel()
 
 
 def retry(address: str, attempt: int, delay: int, error: str = "connection refused", of: int = 3) -> tuple[str, Json]:
@@ -368,7 +204,7 @@ async def test_a_node_that_was_disconnected_is_dialled_after_the_keepalive(mock_
     async with running(mock_clock, book, A1, retry_delay=1000, keepalive_interval=60000) as bench:
         bench.dial().succeed(A)
         await bench.settle()
-        assert await bench.connections.disconnect(A) == 1
+        assert await bench.commands.disconnect(A) == DisconnectResult(A, 1)
         await bench.settle(59.9)
         assert len(bench.host.dials) == 1
         await bench.settle(0.2)
@@ -490,7 +326,7 @@ async def connecting(bench: Bench, target: str, timeout: int | None = None) -> t
 
     async def call() -> None:
         try:
-            outcome.append(await bench.connections.connect(target, timeout))
+            outcome.append(await bench.commands.connect(target, timeout))
         except Exception as error:  # noqa: BLE001 - the outcome
             outcome.append(error)
         ended.set()
@@ -507,9 +343,9 @@ async def test_connect_dials_and_remembers(mock_clock: MockClock, book: Path) ->
         bench.dial().succeed(A)
         await bench.settle()
         assert outcome == [ConnectResult(peer_id=A, address=A1, direction="outbound", already_connected=False)]
-        assert await bench.connections.connect(A2, None) == ConnectResult(A, A1, "outbound", True)
-        assert await bench.connections.connect(A, None) == ConnectResult(A, A1, "outbound", True)
-        await bench.connections.disconnect(A)
+        assert await bench.commands.connect(A2, None) == ConnectResult(A, A1, "outbound", True)
+        assert await bench.commands.connect(A, None) == ConnectResult(A, A1, "outbound", True)
+        await bench.commands.disconnect(A)
         await connecting(bench, A)
         assert bench.dial().address == A1
         assert len(bench.host.dials) == 2
@@ -583,7 +419,7 @@ async def test_connect_at_a_limit_names_it(mock_clock: MockClock, book: Path) ->
 async def test_connect_to_what_cannot_be_dialled(mock_clock: MockClock, book: Path, target: str, words: str) -> None:
     async with running(mock_clock, book) as bench:
         with pytest.raises(InvalidParams, match=f"^address: .*{words}") as raised:
-            await bench.connections.connect(target, None)
+            await bench.commands.connect(target, None)
         assert raised.value.data == {"param": "address"}
         assert bench.host.dials == []
 
@@ -591,27 +427,27 @@ async def test_connect_to_what_cannot_be_dialled(mock_clock: MockClock, book: Pa
 async def test_a_stranger_is_not_found(mock_clock: MockClock, book: Path) -> None:
     async with running(mock_clock, book) as bench:
         for call in (
-            lambda: bench.connections.connect(A, None),
-            lambda: bench.connections.disconnect(A),
-            lambda: bench.connections.ping(A, None),
+            lambda: bench.commands.connect(A, None),
+            lambda: bench.commands.disconnect(A),
+            lambda: bench.commands.ping(A, None),
         ):
             with pytest.raises(PeerNotFound) as raised:
                 await call()
             assert raised.value.data == {"peerId": A}
         for text in ("", "nonsense", A1):
             with pytest.raises(InvalidParams, match=r"^peerId: ") as wrong:
-                await bench.connections.disconnect(text)
+                await bench.commands.disconnect(text)
             assert wrong.value.data == {"param": "peerId"}
 
 
 async def test_ping(mock_clock: MockClock, book: Path) -> None:
     async with running(mock_clock, book, request_timeout=9000) as bench:
         bench.host.bring_up(FakeLink(A, A1))
-        assert await bench.connections.ping(A, None) == (A, 1.5)
+        assert await bench.commands.ping(A, None) == PingResult(A, 1.5)
         for error in (ProtocolUnsupported("no ping"), StreamError("reset")):
             bench.host.pong = error
             with pytest.raises(InvalidState, match=str(error)):
-                await bench.connections.ping(A, None)
+                await bench.commands.ping(A, None)
         bench.host.pong = None
         for timeout, limit in ((2500, 2.5), (None, 9.0)):
             async with trio.open_nursery() as nursery:
@@ -621,7 +457,7 @@ async def test_ping(mock_clock: MockClock, book: Path) -> None:
 
 async def late_pong(bench: Bench, timeout: int | None, limit: float) -> None:
     with pytest.raises(DeadlineExceeded) as raised:
-        await bench.connections.ping(A, timeout)
+        await bench.commands.ping(A, timeout)
     assert raised.value.data == {"peerId": A, "timeout": limit * 1000}
 
 
