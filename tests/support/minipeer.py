@@ -191,6 +191,10 @@ class Connection:
         else:
             await self._send(data)
 
+    async def end_sending(self) -> None:
+        """Sends a FIN; what the other side still says is read."""
+        await self._socket.send_eof()
+
     # -- streams
     async def open_stream(self, protocol: str | None) -> Stream:
         """A new stream that speaks `protocol`; None leaves it before multistream-select."""

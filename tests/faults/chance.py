@@ -1,0 +1,41 @@
+"""Chance that can be repeated: the seed of a run is printed, and `FABSTIR_SEED` sets it."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import hypothesis
+import trio
+from hypothesis import HealthCheck, given
+from hypothesis.strategies import SearchStrategy
+
+T = TypeVar("T")
+
+
+def seed() -> int:
+    """The seed for this test; pytest shows what is printed here where the test fails."""
+    number = int(os.environ.get("FABSTIR_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"FABSTIR_SEED={number} repeats this run's chances")
+    return number
+
+
+async def each(strategy: SearchStrategy[T], check: Callable[[T], Awaitable[object]], *, examples: int) -> None:
+    """`check` with as many examples of `strategy`, or `FABSTIR_FUZZ` times as many. Hypothesis drives from a thread,
+    `check` runs here."""
+    number, times = seed(), int(os.environ.get("FABSTIR_FUZZ") or 1)
+
+    def drive() -> None:
+        @hypothesis.seed(number)
+        @hypothesis.settings(
+            max_examples=examples * times, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
+        @given(strategy)
+        def one(example: T) -> None:
+            trio.from_thread.run(check, example)
+
+        one()
+
+    await trio.to_thread.run_sync(drive)
