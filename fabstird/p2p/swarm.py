@@ -361,7 +361,7 @@ class Swarm(LibSwarm):
             nursery.start_soon(self._fenced, link, link.serve_streams)
             await link.event_closed.wait()
             with trio.move_on_after(GOODBYE, shield=True):
-                await link.muxed_conn.close()
+                await self._part(link)
         except trio.Cancelled:
             link.end(self.parting)  # only the end of the swarm cancels an owner
             raise
@@ -373,6 +373,14 @@ class Swarm(LibSwarm):
                 self.observer.disconnected(link)
                 await self.notify_disconnected(link)
             link.gone.set()
+
+    async def _part(self, link: Link) -> None:
+        """End a link in order: our goodbye, our end of the bytes, and then the peer's. A socket that is closed while
+        bytes lie in it unread is reset, and the goodbye is lost with it."""
+        if not link.muxed_conn.ended.is_set():
+            await link.muxed_conn.say_goodbye()
+            await link.pipe.finish()
+            await link.muxed_conn.ended.wait()
 
     async def _fenced(self, link: Link, run: Callable[[], Awaitable[None]]) -> None:
         """A part of the link that lives as long as it does. Whatever leaves it here ends this link and nothing else."""

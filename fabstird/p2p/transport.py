@@ -64,6 +64,10 @@ class Pipe(IRawConnection):
     @abstractmethod
     async def write(self, data: bytes) -> None: ...
 
+    @abstractmethod
+    async def finish(self) -> None:
+        """Say that nothing more is sent, and leave reading open. The caller brings the deadline."""
+
     async def close(self) -> None:
         """Close the socket at once; nothing is waited for, so it cannot hang on a peer that reads nothing."""
         await trio.aclose_forcefully(self._stream)
@@ -117,6 +121,13 @@ class TcpPipe(Pipe):
         self._traffic.sent += len(data)
 
 
+    async def finish(self) -> None:
+        try:
+            await self._stream.send_eof()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the other side was quicker
+
+
 class WsPipe(Pipe):
     """Binary messages of a WebSocket as one byte stream (libp2p specification, websockets)."""
 
@@ -156,6 +167,10 @@ class WsPipe(Pipe):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._broken(error) from error
         self._traffic.sent += len(data)
+
+
+    async def finish(self) -> None:
+        await self._websocket.aclose()
 
 
 async def dial(address: Address, nursery: trio.Nursery, traffic: Traffic) -> Pipe:

@@ -206,7 +206,8 @@ class Muxer(IMuxedConn):
         self.secured_conn = conn
         self.peer_id = peer_id
         self.event_started = trio.Event()
-        self.on_close: Any = None  # libp2p's SwarmConn sets it; the return of `start` tells the same
+        self.on_close: Any = None  # libp2p's SwarmConn sets it; `ended` tells the same
+        self.ended = trio.Event()  # nothing is read any more
         self._initiator = conn.is_initiator
         self._next = 1 if self._initiator else 2
         self._streams: dict[int, Stream] = {}
@@ -243,16 +244,21 @@ class Muxer(IMuxedConn):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(until_it_ends, self._watch)
             await until_it_ends(self._read_frames)
+        self.ended.set()
         if failures:
             raise failures[0]
+
+    async def say_goodbye(self) -> None:
+        """Tell the peer that we close; what it still sends goes on being read. The caller brings the deadline."""
+        try:
+            await self.send(_GO_AWAY, 0, 0, _NORMAL)
+        except IOException as error:
+            log.debug("no goodbye", error=str(error))
 
     async def close(self) -> None:
         """Tell the peer, cut every stream, close the connection. The caller brings the deadline."""
         if not self._closed:
-            try:
-                await self.send(_GO_AWAY, 0, 0, _NORMAL)
-            except IOException as error:
-                log.debug("no goodbye", error=str(error))
+            await self.say_goodbye()
         self._shut()
         await self.secured_conn.close()
 
