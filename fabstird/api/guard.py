@@ -7,6 +7,7 @@ which is what stops DNS rebinding and cross-site requests; the token stops other
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -110,12 +111,10 @@ def _single(headers: dict[bytes, list[bytes]], name: bytes) -> bytes | None:
     return values[0] if len(values) == 1 else None
 
 
-def _hostname(host: str) -> str:
-    """Without the port, and without the brackets of an IPv6 address."""
-    host = host.strip().lower()
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.rpartition(":")[0] if host.count(":") == 1 else host
+def _hostname(host: str) -> str | None:
+    """Without the port, and without the brackets of an IPv6 address; None where it is no Host at all."""
+    match = re.fullmatch(r"(?:\[([0-9a-f:.]+)\]|([^\[\]:]+))(?::[0-9]*)?", host.strip().lower())
+    return match and (match[1] or match[2])
 
 
 async def _respond(

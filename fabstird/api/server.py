@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import logging
 import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import trio
 from hypercorn.config import Config
+from hypercorn.events import Closed, Event, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.task_group import TaskGroup
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
-from hypercorn.utils import wrap_app
+from hypercorn.utils import parse_socket_addr, wrap_app
 
 from fabstird.log import get_logger
 
@@ -61,7 +65,7 @@ async def serve(
             return
         streams.add(stream)
         try:
-            await TCPServer(wrapped, config, context, ConnectionState(dict(state)), stream)  # type: ignore[arg-type]
+            await _Connection(wrapped, config, context, ConnectionState(dict(state)), stream)  # type: ignore[arg-type]
         except Exception:
             log.exception("an HTTP connection failed")
         finally:
@@ -106,6 +110,68 @@ async def _end(streams: set[trio.SocketStream], scope: trio.CancelScope) -> None
         except OSError:
             pass  # it is gone already
     scope.cancel()
+
+
+class _Connection(TCPServer):
+    """One connection that speaks HTTP/1.1 and nothing else, and ends with its client.
+
+    hypercorn's own follows any client to HTTP/2 in clear text (trap 7), holds a connection that its client has closed
+    for the whole `keep_alive_timeout`, and one that was reset with further requests in it for ever: a thousand of
+    either would be all there are.
+    """
+
+    _ended = False  # the client sends nothing more that counts
+
+    async def run(self) -> None:
+        try:
+            sock = self.stream.socket
+            client = parse_socket_addr(sock.family, sock.getpeername())
+            server = parse_socket_addr(sock.family, sock.getsockname())
+            async with TaskGroup() as tasks:
+                self._task_group = tasks
+                with trio.CancelScope() as reading:
+                    self.protocol = _Http1(  # type: ignore[assignment]  # all that is used of a ProtocolWrapper
+                        self.app,
+                        self.config,
+                        self.context,
+                        tasks,
+                        ConnectionState(self.state),
+                        False,
+                        client,
+                        server,
+                        self.protocol_send,
+                        on_closed=reading.cancel,
+                    )
+                    await self.idle_task.restart(tasks, self._idle_timeout)
+                    await self._read_data()
+                self._ended = True
+                await self.idle_task.stop()
+        except OSError:
+            pass  # the client has gone
+        finally:
+            await self._close()
+
+    async def protocol_send(self, event: Event) -> None:
+        if self._ended and isinstance(event, Updated):
+            return  # nothing more is waited for
+        try:
+            await super().protocol_send(event)
+        except trio.BusyResourceError:  # another task is closing the connection
+            await self.protocol.handle(Closed())
+
+
+class _Http1(H11Protocol):
+    def __init__(self, *args: Any, on_closed: Callable[[], None]) -> None:
+        super().__init__(*args)
+        self._on_closed = on_closed
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self._on_closed()
+
+    async def _check_protocol(self, event: Any) -> None:
+        return None
 
 
 def _checked(app: Any) -> Any:

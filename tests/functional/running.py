@@ -276,8 +276,11 @@ async def exchange(port: int, request: bytes) -> Reply:
     """Send the bytes as they are, and read one response and the end of the connection."""
     with trio.fail_after(ANSWER):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
-            await stream.send_all(request)
             received = bytearray()
+            try:
+                await stream.send_all(request)
+            except trio.BrokenResourceError:
+                pass  # it would not read all of it; its answer is there all the same
             try:
                 async for data in stream:
                     received += data
