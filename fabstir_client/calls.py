@@ -25,6 +25,13 @@ _disconnected = result_decoder(types.DisconnectResult)
 _ping = result_decoder(types.PingResult)
 _subscribed = result_decoder(types.SubscribeResult)
 _version = result_decoder(types.VersionResult)
+_explanation = result_decoder(types.Explanation)
+_kept = result_decoder(types.KeepResult)
+_forgotten = result_decoder(types.ForgetResult)
+_banned = result_decoder(types.BanResult)
+_unbanned = result_decoder(types.UnbanResult)
+_bans = result_decoder(list[types.BanRecord])
+_tags = result_decoder(types.PeerTags)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -95,6 +102,46 @@ def disconnect(peer_id: str) -> Call[types.DisconnectResult]:
 
 def ping(peer_id: str, timeout: int | None) -> Call[types.PingResult]:
     return Call("ping", types.PingParams(peer_id, timeout), _ping, bound(timeout))
+
+
+def explain(target: str) -> Call[types.Explanation]:
+    return Call("peer.explain", types.TargetParams(target), _explanation)
+
+
+def keep(address: str) -> Call[types.KeepResult]:
+    return Call("peer.keep", types.KeepParams(address), _kept)
+
+
+def forget(target: str) -> Call[types.ForgetResult]:
+    return Call("peer.forget", types.TargetParams(target), _forgotten)
+
+
+def ban(target: str, duration: int | None, reason: str | None) -> Call[types.BanResult]:
+    return Call("peer.ban", types.BanParams(target, duration, reason), _banned)
+
+
+def unban(target: str) -> Call[types.UnbanResult]:
+    return Call("peer.unban", types.UnbanParams(target), _unbanned)
+
+
+def bans() -> Call[list[types.BanRecord]]:
+    return Call("peer.bans", types.NoParams(), _bans)
+
+
+def tag(peer_id: str, tag: str, value: int) -> Call[types.PeerTags]:
+    return Call("peer.tag", types.TagParams(peer_id, tag, value), _tags)
+
+
+def untag(peer_id: str, tag: str) -> Call[types.PeerTags]:
+    return Call("peer.untag", types.UntagParams(peer_id, tag), _tags)
+
+
+def protect(peer_id: str) -> Call[types.PeerTags]:
+    return Call("peer.protect", types.PeerParams(peer_id), _tags)
+
+
+def unprotect(peer_id: str) -> Call[types.PeerTags]:
+    return Call("peer.unprotect", types.PeerParams(peer_id), _tags)
 
 
 def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:

@@ -31,6 +31,20 @@ PLAIN = {
     "shutdown": "stop the daemon",
 }
 
+# Commands about one peer: the method, what they are for, and their arguments, which have the parameters' names.
+PEER = {
+    "explain": ("peer.explain", "why a peer is connected, or is not", "TARGET a peer id or an address"),
+    "keep": ("peer.keep", "stay connected to an address, across restarts", "ADDRESS a multiaddr with /p2p/"),
+    "forget": ("peer.forget", "no longer keep an address or a peer", "TARGET a kept address or a peer id"),
+    "ban": ("peer.ban", "keep out a peer, an IP address or a network", "TARGET a peer id, IP address or network"),
+    "unban": ("peer.unban", "lift a ban", "TARGET a peer id, IP address or network"),
+    "bans": ("peer.bans", "the bans in force"),
+    "tag": ("peer.tag", "give a peer a tag: trimming spares high values", "PEERID the peer", "TAG the tag's name"),
+    "untag": ("peer.untag", "take a tag from a peer", "PEERID the peer", "TAG the tag's name"),
+    "protect": ("peer.protect", "never trim a peer", "PEERID the peer"),
+    "unprotect": ("peer.unprotect", "a peer may be trimmed again", "PEERID the peer"),
+}
+
 
 class _Help(argparse.HelpFormatter):
     """Argparse makes one of these for every option; asking the terminal for its width each time is what costs most."""
@@ -107,6 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     pinging = command("ping", "measure the round trip to a connected peer")
     pinging.add_argument("peer", metavar="PEER", help="its peer id")
     pinging.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
+    for name, (_, text, *arguments) in PEER.items():
+        made = command(name, text)
+        for argument in arguments:
+            made.add_argument(argument.partition(" ")[0].lower(), metavar=argument.partition(" ")[0], help=argument)
+    commands.choices["tag"].add_argument("value", metavar="VALUE", type=int, help="its weight, an integer")
+    banning = commands.choices["ban"]
+    banning.add_argument("--duration", type=_positive, metavar="MS", help="milliseconds; for good where it is left out")
+    banning.add_argument("--reason", metavar="TEXT", help="shown by bans and explain")
     events = command("events", "print the events that the daemon still holds")
     events.add_argument("--follow", action="store_true", help="print what comes, from now on unless --after is given")
     events.add_argument("--after", type=_number, metavar="SEQ", help="only events after this one")
@@ -203,6 +225,12 @@ def _call(target: Target, args: argparse.Namespace) -> int:
         params = {"address": args.address}
     elif method in ("disconnect", "ping"):
         params = {"peerId": args.peer}
+    elif method in PEER:
+        names = ("target", "address", "tag", "value", "duration", "reason")
+        params = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}
+        if hasattr(args, "peerid"):
+            params["peerId"] = args.peerid
+        method = PEER[method][0]
     elif method == "call":
         method, params = args.method, args.params
     if getattr(args, "timeout", None) is not None:

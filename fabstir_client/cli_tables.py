@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+TIMELINE = 20  # newest entries that `explain` prints
+
 
 def show(command: str, result: Any) -> str:
     """The result of ``command`` as text."""
@@ -145,6 +147,69 @@ def _ping(result: dict[str, Any]) -> str:
     return f"{clean(result['peerId'])} answered in {result['rtt']:.2f} ms"
 
 
+def _explain(told: dict[str, Any]) -> str:
+    """The answer first, then what it rests on."""
+    lines = [clean(told["summary"]), ""]
+    ban = told.get("ban")
+    marks = [name for name in ("bootstrap", "kept", "protected") if told.get(name)]
+    marks += [f"{name}={value}" for name, value in told["tags"].items()]
+    pairs: list[tuple[str, Any]] = [("peer id", told.get("peerId", "-")), ("marks", ", ".join(marks) or "-")]
+    if ban:
+        pairs.append(("banned", _until(ban)))
+    lines.append(_pairs(pairs))
+    if told["connections"]:
+        up = [(one["direction"], instant(one["openedAt"])[:19], one["address"]) for one in told["connections"]]
+        lines += ["", _table(("CONNECTION", "SINCE", "ADDRESS"), up)]
+    if told["addresses"]:
+        known = [
+            (
+                one["address"],
+                one["source"],
+                one.get("state", "-"),
+                instant(one["nextDial"])[:19] if one.get("nextDial") else "-",
+                one.get("lastError", "-"),
+            )
+            for one in told["addresses"]
+        ]
+        lines += ["", _table(("ADDRESS", "FROM", "STATE", "NEXT DIAL", "LAST ERROR"), known)]
+    if told["timeline"]:
+        story = [
+            (instant(one["time"]), one["what"].replace("_", " "), one.get("detail", ""), one.get("address", ""))
+            for one in told["timeline"][-TIMELINE:]
+        ]
+        lines += ["", _table(("TIME", "WHAT", "DETAIL", "ADDRESS"), story)]
+    return "\n".join(lines)
+
+
+def _until(ban: dict[str, Any]) -> str:
+    until = f"until {instant(ban['until'])[:19]}" if ban.get("until") else "for good"
+    return until + (f": {clean(ban['reason'])}" if ban.get("reason") else "")
+
+
+def _bans(bans: list[dict[str, Any]]) -> str:
+    return _table(("TARGET", "BANNED"), [(ban["target"], _until(ban)) for ban in bans]) if bans else "no bans"
+
+
+def _banned(result: dict[str, Any]) -> str:
+    return f"{clean(result['ban']['target'])} banned {_until(result['ban'])}; {result['closed']} connections closed"
+
+
+def _unbanned(result: dict[str, Any]) -> str:
+    return f"{clean(result['target'])} {'is banned no more' if result['unbanned'] else 'was not banned'}"
+
+
+def _kept(result: dict[str, Any]) -> str:
+    return f"keeping {clean(result['address'])}"
+
+
+def _forgotten(result: dict[str, Any]) -> str:
+    return "\n".join(f"no longer keeping {clean(address)}" for address in result["addresses"]) or "nothing was kept"
+
+
+def _tagged(result: dict[str, Any]) -> str:
+    return _pairs([("peer id", result["peerId"]), ("tags", result["tags"]), ("protected", result["protected"])])
+
+
 def _version(result: dict[str, Any]) -> str:
     return _pairs(result.items())
 
@@ -171,6 +236,13 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "connect": _connected,
     "disconnect": _disconnected,
     "ping": _ping,
+    "explain": _explain,
+    "keep": _kept,
+    "forget": _forgotten,
+    "ban": _banned,
+    "unban": _unbanned,
+    "bans": _bans,
+    **dict.fromkeys(("tag", "untag", "protect", "unprotect"), _tagged),
     "version": _version,
     "shutdown": _shutdown,
 }

@@ -197,6 +197,46 @@ class Client:
         """Measure the round trip to a connected peer, in ms; ``timeout`` in ms."""
         return await self._run(calls.ping(peer_id, timeout))
 
+    async def explain(self, target: str) -> types.Explanation:
+        """Why a peer is connected, or is not: everything known of a peer id or an address."""
+        return await self._run(calls.explain(target))
+
+    async def keep(self, address: str) -> types.KeepResult:
+        """Stay connected to an address, across restarts of the daemon."""
+        return await self._run(calls.keep(address))
+
+    async def forget(self, target: str) -> types.ForgetResult:
+        """No longer keep an address, or any address of a peer; a connection stays."""
+        return await self._run(calls.forget(target))
+
+    async def ban(self, target: str, duration: int | None = None, reason: str | None = None) -> types.BanResult:
+        """Keep out a peer id, an IP address or a network, for ``duration`` ms or for good."""
+        return await self._run(calls.ban(target, duration, reason))
+
+    async def unban(self, target: str) -> types.UnbanResult:
+        """Lift a ban."""
+        return await self._run(calls.unban(target))
+
+    async def bans(self) -> list[types.BanRecord]:
+        """The bans in force."""
+        return await self._run(calls.bans())
+
+    async def tag(self, peer_id: str, tag: str, value: int) -> types.PeerTags:
+        """Give a peer a tag; trimming spares peers whose tags add up to more."""
+        return await self._run(calls.tag(peer_id, tag, value))
+
+    async def untag(self, peer_id: str, tag: str) -> types.PeerTags:
+        """Take a tag from a peer."""
+        return await self._run(calls.untag(peer_id, tag))
+
+    async def protect(self, peer_id: str) -> types.PeerTags:
+        """Never trim a peer."""
+        return await self._run(calls.protect(peer_id))
+
+    async def unprotect(self, peer_id: str) -> types.PeerTags:
+        """A peer may be trimmed again."""
+        return await self._run(calls.unprotect(peer_id))
+
     async def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""
         return await self._run(calls.config())

@@ -150,6 +150,46 @@ class Client:
         """Measure the round trip to a connected peer, in ms; ``timeout`` in ms."""
         return self._run(calls.ping(peer_id, timeout))
 
+    def explain(self, target: str) -> types.Explanation:
+        """Why a peer is connected, or is not: everything known of a peer id or an address."""
+        return self._run(calls.explain(target))
+
+    def keep(self, address: str) -> types.KeepResult:
+        """Stay connected to an address, across restarts of the daemon."""
+        return self._run(calls.keep(address))
+
+    def forget(self, target: str) -> types.ForgetResult:
+        """No longer keep an address, or any address of a peer; a connection stays."""
+        return self._run(calls.forget(target))
+
+    def ban(self, target: str, duration: int | None = None, reason: str | None = None) -> types.BanResult:
+        """Keep out a peer id, an IP address or a network, for ``duration`` ms or for good."""
+        return self._run(calls.ban(target, duration, reason))
+
+    def unban(self, target: str) -> types.UnbanResult:
+        """Lift a ban."""
+        return self._run(calls.unban(target))
+
+    def bans(self) -> list[types.BanRecord]:
+        """The bans in force."""
+        return self._run(calls.bans())
+
+    def tag(self, peer_id: str, tag: str, value: int) -> types.PeerTags:
+        """Give a peer a tag; trimming spares peers whose tags add up to more."""
+        return self._run(calls.tag(peer_id, tag, value))
+
+    def untag(self, peer_id: str, tag: str) -> types.PeerTags:
+        """Take a tag from a peer."""
+        return self._run(calls.untag(peer_id, tag))
+
+    def protect(self, peer_id: str) -> types.PeerTags:
+        """Never trim a peer."""
+        return self._run(calls.protect(peer_id))
+
+    def unprotect(self, peer_id: str) -> types.PeerTags:
+        """A peer may be trimmed again."""
+        return self._run(calls.unprotect(peer_id))
+
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""
         return self._run(calls.config())

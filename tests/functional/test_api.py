@@ -129,7 +129,8 @@ PEER = "peerId direction connectedAt addresses connections protocols tags protec
 CONNECTION = "address direction openedAt transport security muxer streams"
 METHODS = (
     "start stop status peers addresses metrics connect disconnect ping subscribe unsubscribe events config version "
-    "shutdown rpc.discover"
+    "shutdown rpc.discover peer.tag peer.untag peer.protect peer.unprotect peer.ban peer.unban peer.bans peer.keep "
+    "peer.forget peer.explain"
 )
 METRICS = (
     "connected peerId connections totalPeers connectedPeers listenAddresses bootstrapNodes "

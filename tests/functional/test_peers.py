@@ -1,0 +1,101 @@
+"""What users say of single peers, between real daemons: bans, kept peers, trimming, signs of life, explanations."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from fabstir_client.errors import DialFailed, InvalidParams
+from tests.interop.daemon import fabstird
+from tests.support.minipeer import mini_peers
+from tests.support.waiting import until
+
+STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+
+async def test_a_banned_peer_is_put_out_and_kept_out_both_ways() -> None:
+    async with fabstird() as other, fabstird() as daemon:
+        await daemon.call("connect", address=other.address("tcp"))
+        await other.wait_event("peer:identify", peerId=daemon.peer_id)
+        result = await daemon.call("peer.ban", target=other.peer_id, reason="spam")
+        assert result["closed"] == 1
+        assert result["ban"]["reason"] == "spam"
+        await daemon.wait_event("peer:disconnect", peerId=other.peer_id, reason="banned")
+        with pytest.raises(DialFailed, match="banned for good: spam"):
+            await daemon.call("connect", address=other.address("tcp"))
+        with pytest.raises(DialFailed):
+            await other.call("connect", address=daemon.address("ws"))
+        assert (await daemon.call("peer.explain", peerId=other.peer_id))["summary"].endswith("banned for good: spam")
+        assert await daemon.call("peer.unban", target=other.peer_id) == {"target": other.peer_id, "unbanned": True}
+        assert (await other.call("connect", address=daemon.address("ws")))["alreadyConnected"] is False
+        await daemon.wait_event("peer:connect", count=2, peerId=other.peer_id)
+
+
+async def test_a_banned_network_is_turned_away_before_the_handshake() -> None:
+    async with fabstird() as daemon, mini_peers(1) as [peer]:
+        await daemon.call("peer.ban", cidr="127.0.0.0/8", duration=60000)
+        with pytest.raises(Exception):  # noqa: B017 - however the mini peer meets a closed socket
+            await peer.dial(daemon.address("tcp"))
+        metrics = await daemon.call("metrics")
+        assert (metrics["refusedConnections"], metrics["handshakesFailed"]) == (1, 0)
+        assert [ban["target"] for ban in await daemon.call("peer.bans")] == ["127.0.0.0/8"]
+
+
+async def test_a_kept_peer_is_connected_and_found_again() -> None:
+    async with fabstird() as other, fabstird(retry_delay=20) as daemon:
+        kept = await daemon.call("peer.keep", address=other.address("ws"))
+        assert kept == {"peerId": other.peer_id, "address": other.address("ws"), "kept": True}
+        await daemon.wait_event("peer:connect", peerId=other.peer_id)
+        await other.wait_event("peer:identify", peerId=daemon.peer_id)
+        await other.call("disconnect", peerId=daemon.peer_id)
+        await daemon.wait_event("peer:connect", count=2, peerId=other.peer_id)
+        told = await daemon.call("peer.explain", target=other.peer_id)
+        assert told["connected"]
+        assert told["kept"]
+        assert not told["bootstrap"]
+        assert [entry["what"] for entry in told["timeline"]][:3] == ["kept", "connected", "identified"]
+        assert (await daemon.call("peer.forget", target=other.peer_id))["addresses"] == [other.address("ws")]
+
+
+async def test_above_high_water_the_youngest_is_trimmed_and_told_so() -> None:
+    marks = {"connections.low_water": 1, "connections.high_water": 1, "connections.grace_period": 0}
+    async with fabstird(settings=marks) as daemon, mini_peers(2) as [first, second]:
+        await first.dial(daemon.address("tcp"))
+        await daemon.wait_event("peer:identify", peerId=first.peer_id)
+        await daemon.call("peer.protect", peerId=first.peer_id)
+        await second.dial(daemon.address("tcp"))
+        await daemon.wait_event("peer:disconnect", peerId=second.peer_id, reason="trimmed")
+        assert [peer["peerId"] for peer in await daemon.call("peers")] == [first.peer_id]
+
+
+async def test_a_frozen_peer_is_dead_and_a_healthy_idle_one_is_not() -> None:
+    liveness = {"connections.ping_interval": 200, "connections.ping_timeout": 300}
+    async with fabstird() as frozen, fabstird() as idle, fabstird(settings=liveness) as daemon:
+        for other in (frozen, idle):
+            await daemon.call("connect", address=other.address("tcp"))
+            await daemon.wait_event("peer:identify", peerId=other.peer_id)
+        frozen.process.send_signal(signal.SIGSTOP)
+        try:
+            await daemon.wait_event("peer:disconnect", peerId=frozen.peer_id, reason="dead")
+        finally:
+            frozen.process.send_signal(signal.SIGCONT)
+        assert [peer["peerId"] for peer in await daemon.call("peers")] == [idle.peer_id]
+
+
+async def test_the_end_of_the_daemon_is_told_from_a_stop_of_the_node() -> None:
+    async with fabstird() as other, fabstird() as daemon:
+        await daemon.call("connect", address=other.address("tcp"))
+        await daemon.call("shutdown")
+        await until(lambda: daemon.process.poll() is not None)
+        assert daemon.found("peer:disconnect", reason="shutdown")
+
+
+async def test_explain_needs_exactly_one_target() -> None:
+    async with fabstird() as daemon:
+        for params in ({}, {"target": STRANGER, "peerId": STRANGER}):
+            with pytest.raises(InvalidParams, match="exactly one of target, peerId, address is needed"):
+                await daemon.call("peer.explain", **params)
+        assert (await daemon.call("peer.explain", peerId=STRANGER))["summary"] == (
+            "not connected: nothing is known of it"
+        )
