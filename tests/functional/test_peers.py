@@ -70,7 +70,7 @@ async def test_above_high_water_the_youngest_is_trimmed_and_told_so() -> None:
 
 
 async def test_a_frozen_peer_is_dead_and_a_healthy_idle_one_is_not() -> None:
-    liveness = {"connections.ping_interval": 200, "connections.ping_timeout": 300}
+    liveness = {"connections.ping_interval": 200, "connections.ping_timeout": 3000}
     async with fabstird() as frozen, fabstird() as idle, fabstird(settings=liveness) as daemon:
         for other in (frozen, idle):
             await daemon.call("connect", address=other.address("tcp"))
