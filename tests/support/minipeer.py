@@ -225,6 +225,16 @@ class Connection:
     async def muxer_ping(self) -> float:
         return await self._up().ping()
 
+    @property
+    def pinged(self) -> int:
+        """How often the other side has sent a ping of yamux."""
+        return self._up().pinged
+
+    async def unmute(self) -> None:
+        """A mute connection answers from now on, first of all the last ping."""
+        self._up().mute = False
+        await self._up().answer_last_ping()
+
     async def identify(self) -> Identified:
         stream = await self.open_stream(IDENTIFY)
         found = fields(await stream.receive_exactly(await stream.reader.varint()))

@@ -129,7 +129,8 @@ class Muxer:
         self._reader = reader
         self._next = 1 if initiator else 2
         self._on_stream = on_stream
-        self._mute = mute
+        self.mute = mute
+        self.pinged = self.last_ping = 0  # how often the other side has sent a ping, and the last one's value
         self.streams: dict[int, Stream] = {}
         self._pings: dict[int, trio.Event] = {}
         self.told_to_go_away = False
@@ -152,6 +153,9 @@ class Muxer:
         await self.send(_PING, _SYN, 0, length=value)
         await answered.wait()
         return trio.current_time() - began
+
+    async def answer_last_ping(self) -> None:
+        await self.send(_PING, _ACK, 0, length=self.last_ping)
 
     async def go_away(self, code: int = 0) -> None:
         await self.send(_GO_AWAY, 0, 0, length=code)
@@ -184,7 +188,9 @@ class Muxer:
         if flags & _ACK:
             if (answered := self._pings.pop(value, None)) is not None:
                 answered.set()
-        elif not self._mute:
+            return
+        self.pinged, self.last_ping = self.pinged + 1, value
+        if not self.mute:
             await self.send(_PING, _ACK, 0, length=value)
 
     async def _frame(self, kind: int, flags: int, number: int, data: bytes, length: int) -> None:
@@ -192,7 +198,7 @@ class Muxer:
             if number % 2 == self._next % 2 or number in self.streams:
                 raise WireError(f"stream {number} cannot be opened from there")
             stream = self.streams[number] = Stream(self, number)
-            if not self._mute:
+            if not self.mute:
                 await self.send(_WINDOW, _ACK, number, length=0)
                 self._on_stream(stream)
         known = self.streams.get(number)
