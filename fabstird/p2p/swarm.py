@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -119,7 +119,11 @@ class Link(SwarmConn):
         """Hand each stream that the peer opens to its handler, until the connection ends."""
         async with trio.open_nursery() as nursery:
             while True:
-                nursery.start_soon(self._serve_stream, await self.muxed_conn.accept_stream())
+                try:
+                    stream = await self.muxed_conn.accept_stream()
+                except MuxedConnUnavailable:
+                    return  # why it ended is the muxer's to say
+                nursery.start_soon(self._serve_stream, stream)
 
     async def _serve_stream(self, muxed_stream: Any) -> None:
         """One stream, fenced: whatever a peer makes a handler raise ends that stream and nothing else (trap 2)."""
@@ -344,7 +348,7 @@ class Swarm(LibSwarm):
             raise DialError(refusal)
         muxed = await yamux.upgrade(secured, self.limits.liveness)
         link = Link(muxed, self, pipe, address)
-        nursery.start_soon(self._fenced, link, muxed.start)
+        nursery.start_soon(self._run_muxer, link)
         await muxed.event_started.wait()
         link.event_started.set()
         return link
@@ -358,7 +362,7 @@ class Swarm(LibSwarm):
         task_status.started(link)
         try:
             await self.notify_connected(link)
-            nursery.start_soon(self._fenced, link, link.serve_streams)
+            nursery.start_soon(link.serve_streams)
             await link.event_closed.wait()
             with trio.move_on_after(GOODBYE, shield=True):
                 await self._part(link)
@@ -382,18 +386,18 @@ class Swarm(LibSwarm):
             await link.pipe.finish()
             await link.muxed_conn.ended.wait()
 
-    async def _fenced(self, link: Link, run: Callable[[], Awaitable[None]]) -> None:
-        """A part of the link that lives as long as it does. Whatever leaves it here ends this link and nothing else."""
+    async def _run_muxer(self, link: Link) -> None:
+        """The muxer, as long as it lives; however it ends, that ends the link and nothing else."""
         reason = "closed_by_peer"
         try:
-            await run()
-        except* (IOException, MuxedConnUnavailable):
+            await link.muxed_conn.start()
+        except IOException:
             pass  # how connections end
-        except* Silence:
+        except Silence:
             reason = "dead"
-        except* Exception as group:  # noqa: BLE001 - a peer chooses what libp2p raises
+        except Exception as error:  # noqa: BLE001 - a peer chooses what libp2p raises
             reason = "error"
-            log.debug("link failed", peer=link.peer_id, error=in_words(group))
+            log.debug("link failed", peer=link.peer_id, error=in_words(error))
         link.end(link.pipe.ended or reason)
 
     # ----------------------------------------------------------------------------------------------------------------
