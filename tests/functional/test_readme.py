@@ -1,0 +1,115 @@
+"""What the README shows, run: the first session, the snippets, and the mistakes of a configuration."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+PROGRAMS = Path(sys.executable).parent
+TIMEOUT = 60
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """The environment of a user whose daemon runs, as `make run` leaves it, but for its port."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("FABSTIR", "XDG_"))}
+    environment = {**kept, "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environment["PORT"] = str(probe.getsockname()[1])
+    command = [PROGRAMS / "fabstird", "run", "--set", f"api.http=127.0.0.1:{environment['PORT']}"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as daemon:
+        waiting = [PROGRAMS / "fabstir", "wait", "started", "--timeout", str(TIMEOUT)]
+        subprocess.run(waiting, env=environment, check=True, timeout=TIMEOUT, stdout=subprocess.DEVNULL)
+        yield environment
+        daemon.terminate()
+        assert daemon.wait(10) == 0
+
+
+def run(command: str, environment: dict[str, str], tmp_path: Path) -> subprocess.CompletedProcess[str]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for shown, ours in (
+        (".venv/bin/", f"{PROGRAMS}/"),
+        ("/tmp/bob", str(tmp_path / "b")),
+        ("4001", str(port)),
+        ("127.0.0.1:4780", f"127.0.0.1:{environment.get('PORT', '')}"),
+    ):
+        command = command.replace(shown, ours)
+    return subprocess.run(
+        ["bash", "-eu", "-c", command], env=environment, capture_output=True, text=True, timeout=TIMEOUT, check=False
+    )
+
+
+def test_the_first_session(home: dict[str, str], tmp_path: Path) -> None:
+    session = [block for block in blocks("console") if "check-config" not in block]
+    commands = [line[2:] for block in session for line in block.splitlines() if line.startswith("$ ")]
+    assert len(commands) >= 9
+    done = run("\n".join(commands), home, tmp_path)
+    assert done.returncode == 0, done.stderr
+    for words in ("state      started", "connected to 12D3KooW", "answered in", "peers=0: yes", "peer:disconnect"):
+        assert words in done.stdout
+        assert words in README, "the README shows what is printed"
+
+
+def test_the_shell_snippets(home: dict[str, str], tmp_path: Path) -> None:
+    (snippet,) = [block for block in blocks("sh") if "curl" in block]
+    by_socket, by_http = snippet.split("\n\n")
+    if shutil.which("curl") is not None:
+        assert '"state":"started"' in run(by_http, home, tmp_path).stdout
+    if shutil.which("nc") is not None:
+        assert run(by_socket, home, tmp_path).stdout == '{"jsonrpc":"2.0","result":[],"id":1}\n'
+    assert by_socket.startswith("echo '{")
+
+
+def first_line(command: list[str], environment: dict[str, str]) -> str:
+    """What a program that runs on prints first."""
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as one:
+        assert one.stdout is not None
+        try:
+            begun = time.monotonic()
+            line = one.stdout.readline()
+            assert line, (
+                f"nothing printed in {time.monotonic() - begun:.0f} s: {one.stderr.read() if one.stderr else ''}"
+            )
+            return line
+        finally:
+            one.kill()
+
+
+def test_the_python_snippets(home: dict[str, str]) -> None:
+    following, asking = blocks("python")
+    assert first_line([sys.executable, "-c", following], home).endswith(" is started\n")
+    done = subprocess.run([sys.executable, "-c", asking], env=home, capture_output=True, text=True, timeout=TIMEOUT)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+def test_the_node_snippet(home: dict[str, str], tmp_path: Path) -> None:
+    (snippet,) = blocks("js")
+    program = tmp_path / "follow.mjs"
+    program.write_text(snippet)
+    assert first_line(["node", str(program)], home) == "peers now: 0\n"
+
+
+def test_the_mistakes_of_a_configuration(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("console") if "check-config" in block]
+    command, _, shown = block.partition("\n")
+    done = run(command[2:], {**os.environ, "HOME": str(tmp_path)}, tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == shown
