@@ -63,6 +63,7 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
     stopping = trio.Event()
     datadir.prepare(launch.data_dir)
     with datadir.locked(launch.data_dir):
+        datadir.sweep(launch.data_dir)
         identity = _identity(launch.data_dir)
         token = datadir.read_token(launch.data_dir)
         book = Book(launch.data_dir / "peers.json")

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+WRITTEN = ("identity.key", "api.token", "api.json", "peers.json")  # by `write_whole`
 SUN_PATH_MAX = 107  # bytes in sockaddr_un.sun_path on Linux, less the final zero; unix(7)
 
 
@@ -104,6 +105,14 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def sweep(path: Path) -> None:
+    """Remove what a killed daemon had begun to write. For the holder of the lock."""
+    for name in WRITTEN:
+        for temporary in path.glob(f".{name}.*"):
+            with contextlib.suppress(OSError):  # it is in nobody's way
+                temporary.unlink()
 
 
 def read_token(data_dir: Path) -> str:
