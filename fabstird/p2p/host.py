@@ -39,8 +39,9 @@ from fabstird.p2p import identify
 from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
+from fabstird.p2p.link import GOODBYE, Link
 from fabstird.p2p.resolve import ResolveError, resolve
-from fabstird.p2p.swarm import GOODBYE, Gate, Limits, Link, Swarm
+from fabstird.p2p.swarm import Gate, Limits, Swarm
 from fabstird.p2p.transport import ListenError
 from fabstird.p2p.yamux import Liveness
 

@@ -8,7 +8,6 @@ dialled or dropped is for the connection manager to decide.
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,26 +21,22 @@ from libp2p.io.exceptions import IOException
 from libp2p.network.config import ConnectionConfig
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
-from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm as LibSwarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
-from fabstir_client.types import Direction
-from fabstird.log import Throttled, get_logger
+from fabstird.log import get_logger
 from fabstird.p2p import yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, in_words
+from fabstird.p2p.link import GOODBYE, Link
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
-from fabstird.p2p.yamux import Liveness, Muxer, Silence
+from fabstird.p2p.yamux import Liveness, Silence
 
 log = get_logger("p2p.swarm")
-handler_failed = Throttled(log)
 
-GOODBYE = 0.25  # seconds for telling a peer that we close; a peer that does not read gets no more
 CLOSING = 2.0  # seconds for closing everything when the node stops
 
 
@@ -67,79 +62,6 @@ class Observer(Protocol):
     def connected(self, link: Link) -> None: ...
 
     def disconnected(self, link: Link) -> None: ...
-
-
-class Link(SwarmConn):
-    """One connection to a peer that is up. ``reason`` is set when it ends and says why, in the words of
-    ``peer:disconnect``."""
-
-    muxed_conn: Muxer
-
-    def __init__(self, muxed: Muxer, swarm: Swarm, pipe: Pipe, address: Address) -> None:
-        self.direction_text: Direction = "outbound" if pipe.is_initiator else "inbound"
-        super().__init__(muxed, swarm, direction=self.direction_text)
-        self.pipe = pipe
-        self.peer_id = muxed.peer_id.to_base58()
-        self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
-        self.transport = address.transport
-        self.security = str(getattr(muxed.secured_conn, "negotiated_security_protocol", ""))
-        self.muxer = str(yamux.YAMUX)
-        self.opened_at = int(time.time() * 1000)
-        self.opened = trio.current_time()
-        self.reason: str | None = None
-        self.gone = trio.Event()
-        self.set_transport_info([address.multiaddr], pipe.get_connection_type())
-
-    @property
-    def duration(self) -> int:
-        """Milliseconds since it came up, by a clock that does not jump."""
-        return int((trio.current_time() - self.opened) * 1000)
-
-    @property
-    def latency(self) -> float | None:
-        """Smoothed round trip in milliseconds, once yamux has measured one."""
-        rtt = self.muxed_conn.rtt()
-        return rtt * 1000 if rtt > 0 else None
-
-    def end(self, reason: str) -> None:
-        """Begin to end the connection; the first reason counts. Its owner does the rest."""
-        if self.reason is None:
-            self.reason = reason
-        self.event_closed.set()
-
-    async def close(self) -> None:
-        """End the connection and wait until it is gone."""
-        self.end("closed")
-        await self.gone.wait()
-
-    async def _on_muxed_conn_closed(self) -> None:
-        self.end(self.pipe.ended or "closed_by_peer")
-
-    async def serve_streams(self) -> None:
-        """Hand each stream that the peer opens to its handler, until the connection ends."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    stream = await self.muxed_conn.accept_stream()
-                except MuxedConnUnavailable:
-                    return  # why it ended is the muxer's to say
-                nursery.start_soon(self._serve_stream, stream)
-
-    async def _serve_stream(self, muxed_stream: Any) -> None:
-        """One stream, fenced: whatever a peer makes a handler raise ends that stream and nothing else (trap 2)."""
-        stream = await self._add_stream(muxed_stream)
-        try:
-            await self.swarm.common_stream_handler(stream)
-        except Exception as error:  # noqa: BLE001 - a hostile peer chooses what is raised here
-            self.swarm.stream_errors += 1
-            handler_failed.warning(
-                "a stream handler failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error)
-            )
-            await _reset(stream)
-        finally:
-            self.remove_stream(stream)
-
-    swarm: Swarm
 
 
 class _Listening:
@@ -462,11 +384,3 @@ class Swarm(LibSwarm):
 
     async def notify_disconnected(self, conn: INetConn) -> None:
         await self._notify("disconnected", conn)
-
-
-async def _reset(stream: NetStream) -> None:
-    with trio.move_on_after(GOODBYE):
-        try:
-            await stream.reset()
-        except Exception as error:  # noqa: BLE001 - the connection below it may be in any state
-            log.debug("stream could not be reset", error=repr(error))

@@ -120,7 +120,6 @@ class TcpPipe(Pipe):
                 raise ConnectionClosedError("connection closed", transport="tcp") from error
         self._traffic.sent += len(data)
 
-
     async def finish(self) -> None:
         try:
             await self._stream.send_eof()
@@ -167,7 +166,6 @@ class WsPipe(Pipe):
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise self._broken(error) from error
         self._traffic.sent += len(data)
-
 
     async def finish(self) -> None:
         await self._websocket.aclose()
