@@ -52,6 +52,7 @@ async def test_a_killed_peer_is_noticed_at_once(transport: str, dialer: str) -> 
         await one.call("connect", address=other.address(transport))
         await daemon.wait_event("peer:identify", peerId=peer.peer_id)
         peer.process.kill()
+        await peer.process.wait()
         gone = await daemon.wait_event("peer:disconnect", peerId=peer.peer_id, timeout=3)
         assert gone["reason"] in ("closed_by_peer", "reset"), gone
         assert (await daemon.call("status"))["connections"] == 0
@@ -65,6 +66,7 @@ async def test_a_killed_peer_that_comes_back_is_connected_again(tmp_path: Path) 
         async with fabstird(bootstrap_nodes=[address], **AGAIN) as daemon:
             await daemon.wait_event("peer:identify", peerId=peer.peer_id)
             peer.process.kill()
+            await peer.process.wait()
             await daemon.wait_event("peer:disconnect", peerId=peer.peer_id, timeout=3)
             failed = await daemon.wait_event("connection:failed", address=address)
             assert failed["error"] == "connection refused"

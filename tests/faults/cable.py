@@ -1,0 +1,75 @@
+"""Two machines and a cable between them: two network namespaces with a veth pair, which nothing else can reach."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+NOBODY = "02:00:00:00:00:99"  # a hardware address that neither end has
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A network namespace with one interface besides loopback. ``run`` puts a command into it."""
+
+    pid: int  # of the process that holds the namespace
+    interface: str
+    address: str
+
+    @property
+    def run(self) -> tuple[str, ...]:
+        return ("nsenter", f"--net=/proc/{self.pid}/ns/net")
+
+    def ip(self, *arguments: str) -> None:
+        subprocess.run([*self.run, "ip", *arguments], check=True)
+
+
+@dataclass(frozen=True)
+class Cable:
+    """Both ends are up. ``unplug`` is seen by the machines' kernels, ``swallow`` by nobody: packets go nowhere."""
+
+    one: Machine
+    other: Machine
+
+    def unplug(self) -> None:
+        self.one.ip("link", "set", self.one.interface, "down")
+
+    def plug(self) -> None:
+        self.one.ip("link", "set", self.one.interface, "up")
+
+    def swallow(self) -> None:
+        for machine, peer in ((self.one, self.other), (self.other, self.one)):
+            neighbour = ("neigh", "replace", peer.address, "lladdr", NOBODY, "nud", "permanent")
+            machine.ip(*neighbour, "dev", machine.interface)
+
+    def deliver(self) -> None:
+        for machine, peer in ((self.one, self.other), (self.other, self.one)):
+            machine.ip("neigh", "del", peer.address, "dev", machine.interface)
+
+
+@contextmanager
+def cable() -> Iterator[Cable]:
+    """Needs root. The kernel removes all of it with the processes that hold the namespaces, whatever ends this one."""
+    with ExitStack() as stack:
+        one = Machine(stack.enter_context(_namespace()), "one", "192.0.2.1")
+        other = Machine(stack.enter_context(_namespace()), "other", "192.0.2.2")
+        veth = ("link", "add", one.interface, "type", "veth", "peer", "name", other.interface, "netns", str(other.pid))
+        one.ip(*veth)
+        for machine in (one, other):
+            machine.ip("address", "add", f"{machine.address}/24", "dev", machine.interface)
+            machine.ip("link", "set", "lo", "up")
+            machine.ip("link", "set", machine.interface, "up")
+        yield Cable(one, other)
+
+
+@contextmanager
+def _namespace() -> Iterator[int]:
+    """`cat` ends with the pipe to it, and so does the namespace."""
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"\n", "no namespace was made"
+        yield holder.pid
