@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from fabstir_client.errors import FabstirError
+from fabstir_client.errors import FabstirError, ListenFailed
 from fabstir_client.types import EventData, PeerConnected, PeerDisconnected, PeerIdentified
 from fabstird import __version__, config, datadir, log, tasks
 from fabstird.api import ipc
@@ -118,7 +118,10 @@ async def _api(launch: Launch, services: Services, token: str) -> AsyncIterator[
         about = {"pid": os.getpid(), "epoch": services.events.epoch, "version": __version__}
         about |= {"ipc": str(path) if path else None, "http": where}
         file = launch.data_dir / "api.json"
-        datadir.write_whole(file, msgspec.json.encode(about) + b"\n")
+        try:
+            datadir.write_whole(file, msgspec.json.encode(about) + b"\n")
+        except OSError as error:
+            raise datadir.DataDirError(f"{file}: {error.strerror}") from error
         logger.info("API ready", ipc=about["ipc"], http=where)
         try:
             yield
@@ -164,6 +167,8 @@ async def _begin(node: Node, auto_start: bool) -> None:
     if auto_start:
         try:
             await node.start()
+        except ListenFailed:
+            pass  # the node has said so; a corrected start works
         except FabstirError as error:
             logger.error("the node did not start; correct the cause and call start", error=str(error))  # noqa: TRY400
 

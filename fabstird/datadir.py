@@ -59,9 +59,10 @@ def locate_ipc(
 
 
 def prepare(path: Path) -> None:
-    """Make the directory (0700) where it does not exist. Raises `DataDirError`."""
+    """Make the directory (0700) where it does not exist, and see that it can be written. Raises `DataDirError`."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
     except OSError as error:
         raise DataDirError(f"data directory {path}: {error.strerror}") from error
 
@@ -79,8 +80,11 @@ def locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             text = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
             raise DataDirInUse(path, int(text) if text.isdecimal() else None) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        except OSError as error:
+            raise DataDirError(f"{path / 'lock'}: {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)
