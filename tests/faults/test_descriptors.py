@@ -1,0 +1,119 @@
+"""A process that may have 128 descriptors and is given more callers than that."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from fabstir_client.errors import DialFailed
+from tests.faults.holding import released, settled
+from tests.interop.daemon import Daemon, fabstird
+from tests.support.minipeer import Connection, ConnectionLost, MiniPeer, mini_peers
+from tests.support.waiting import until
+
+LIMIT = 128
+CALLERS = 200
+LIMITED = (
+    sys.executable,
+    "-c",
+    f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, ({LIMIT}, {LIMIT}));"
+    "os.execv(sys.argv[1], sys.argv[1:])",
+)
+LOUD = 5  # lines at level warning or above, at most: once a minute each
+
+
+async def newly_asked(path: Path, method: str) -> dict[str, object]:
+    """The answer to somebody who was not there before."""
+    stream = await trio.open_unix_socket(str(path))
+    async with stream:
+        await stream.send_all(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method}).encode() + b"\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            more = await stream.receive_some()
+            assert more, "it was cut off"
+            answer += more
+        result: dict[str, object] = json.loads(answer)["result"]
+        return result
+
+
+async def test_more_callers_than_descriptors(tmp_path: Path) -> None:
+    data_dir = tmp_path / "d"
+    settings = {"connections.handshake_timeout": 3000}
+    async with (
+        mini_peers(2) as [friend, late],
+        mini_peers(CALLERS) as callers,
+        fabstird(data_dir, settings, prefix=LIMITED) as daemon,
+    ):
+        address = daemon.address("tcp")
+        link = await friend.dial(address)
+        await daemon.wait_event("peer:identify", peerId=friend.peer_id)
+        before = await settled(daemon)
+        accepted: list[Connection] = []
+
+        async def call(number: int, peer: MiniPeer) -> None:
+            try:
+                with trio.fail_after(20):
+                    accepted.append(await peer.dial(address, source=f"127.0.5.{number % 20 + 1}"))
+            except (ConnectionLost, OSError):
+                pass  # turned away
+
+        async with trio.open_nursery() as nursery:
+            for number, peer in enumerate(callers):
+                nursery.start_soon(call, number, peer)
+        status = await daemon.call("status")
+        print(f"{len(accepted)} of {CALLERS} were let in; {status['connections']} connections")
+        assert len(accepted) >= LIMIT // 4, "the limit leaves room for more"
+        for _ in range(20):
+            with trio.fail_after(5):
+                await newly_asked(data_dir / "api.sock", "status")
+        assert not link.closed.is_set(), link.end_reason
+        assert await link.ping() < 5
+
+        for connection in accepted:
+            connection.drop()
+        await until(lambda: all(connection.closed.is_set() for connection in accepted))
+        await released(daemon, before)
+        with trio.fail_after(10):
+            assert await (await late.dial(address)).ping() < 5
+        # The book and api.json need descriptors too
+        assert (await daemon.call("stop"))["state"] == "stopped"
+        loud = daemon.warnings()
+        assert len(loud) <= LOUD, loud
+        daemon.errors.clear()
+
+
+async def test_local_callers_who_take_every_descriptor(tmp_path: Path) -> None:
+    """They are let in until there is none left; then those who are in are served, and nobody is cut off for good."""
+    data_dir = tmp_path / "d"
+    async with mini_peers(2) as [friend, host], fabstird(data_dir, prefix=LIMITED) as daemon:
+        address = daemon.address("tcp")
+        link = await friend.dial(address)
+        await daemon.wait_event("peer:identify", peerId=friend.peer_id)
+        before = await settled(daemon)
+        target = await host.listen()
+        async with AsyncExitStack() as stack:
+            for _ in range(LIMIT):  # the kernel holds the last ones for the daemon, which cannot accept them
+                stream = await trio.open_unix_socket(str(data_dir / "api.sock"))
+                stack.push_async_callback(trio.aclose_forcefully, stream)
+            await until(lambda: descriptors(daemon) == LIMIT)
+            with pytest.raises(DialFailed, match="no file descriptors left"):
+                await daemon.call("connect", address=target)
+            for _ in range(20):
+                assert (await daemon.call("status"))["connections"] == 1
+            assert await link.ping() < 5
+        await released(daemon, before)
+        assert (await newly_asked(data_dir / "api.sock", "status"))["connections"] == 1
+        await daemon.call("connect", address=target)
+        loud = daemon.warnings()
+        assert len(loud) <= LOUD, loud
+        daemon.errors.clear()
+
+
+def descriptors(daemon: Daemon) -> int:
+    return len(os.listdir(f"/proc/{daemon.process.pid}/fd"))
