@@ -73,7 +73,7 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
         events.tap(_log_event)
         node = Node(settings, identity, events, counters, book)
         services = Services(settings, events, counters, node, stopping.set)
-        signals.attach(stopping.set, lambda: _reload(launch, node), _log_tasks)
+        signals.attach(stopping.set, lambda: _reload(launch, services), _log_tasks)
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
         async with _api(launch, services, token):
             notify("READY=1", f"STATUS=peer {identity.peer_id}")
@@ -173,15 +173,19 @@ async def _begin(node: Node, auto_start: bool) -> None:
             logger.error("the node did not start; correct the cause and call start", error=str(error))  # noqa: TRY400
 
 
-def _reload(launch: Launch, node: Node) -> None:
+def _reload(launch: Launch, services: Services) -> None:
     """SIGHUP: take over what can change while running; a wrong configuration changes nothing."""
     try:
-        settings = launch.read_config()
+        settings = _fit_descriptors(launch.read_config())
     except config.ConfigError as error:
         logger.error("configuration not reloaded", mistakes=error.mistakes)  # noqa: TRY400
         return
     log.set_level(settings.log.level)
-    node.set_limits(settings.connections)
+    services.node.set_limits(settings.connections)
+    running = services.config
+    services.config = dataclasses.replace(
+        running, connections=settings.connections, log=dataclasses.replace(running.log, level=settings.log.level)
+    )
     logger.info("configuration reloaded", applied=["log.level", "connections"])
 
 

@@ -15,11 +15,11 @@ from fabstird.metrics import Counters, Gauges
 from fabstird.p2p.node import Node
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Services:
     """What the methods work on; made once, by `daemon`."""
 
-    config: Config
+    config: Config  # in effect: a reload replaces it
     events: EventLog
     counters: Counters
     node: Node

@@ -38,6 +38,7 @@ class Process:
         self.data_dir = data_dir
         self.api: Json = {}  # what `api.json` said when it was ready
         self._log = log
+        self._whole: str | None = None
 
     async def ready(self) -> None:
         """Wait until the API listens, as any program would: by `api.json`."""
@@ -75,11 +76,16 @@ class Process:
         self.popen.wait(STOP)
 
     def text(self) -> str:
-        return self._log.read_text()
+        return self._log.read_text() if self._whole is None else self._whole
+
+    def end(self) -> None:
+        """Kill it if it still runs, and keep its log beyond the file."""
+        self.kill()
+        self._whole = self.text()
 
     def lines(self) -> list[Json]:
         """The entries of the log so far; a line that is none is of level "" and has the line as its `event`."""
-        return [parsed(line) for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
+        return [parsed(line.rstrip("\n")) for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
 
     async def line(self, event: str, *, after: int = 0, within: float = START, **values: Any) -> Json:
         """The first line of the log, after the first `after` ones, with this event and these values."""
@@ -125,11 +131,11 @@ def process(
             popen = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=stderr, stderr=stderr, env={**environment(), **(environ or {})}
             )
+        running = Process(popen, data_dir, log)
         try:
-            yield Process(popen, data_dir, log)
+            yield running
         finally:
-            popen.kill()
-            popen.wait()
+            running.end()
 
 
 @asynccontextmanager
