@@ -239,7 +239,7 @@ async def test_every_method_gives_what_the_contract_says(plain: Process, transpo
         assert {"/ipfs/id/1.0.0", "/ipfs/ping/1.0.0"} <= set(version["protocols"])
 
         document = await result(ask, "rpc.discover", params())
-        assert sorted(method["name"] for method in document["methods"]) == sorted(METHODS.split())
+        assert {method["name"] for method in document["methods"]} >= set(METHODS.split())
 
         stopped = await result(ask, "stop", params())
         held(stopped, types.Status)
@@ -312,6 +312,107 @@ async def test_changing_calls_are_logged_with_their_caller(plain: Process) -> No
         await connection.call("start")
     line = await plain.line("call", after=before, method="start")
     assert (line["transport"], line["uid"], line["pid"], line["outcome"]) == ("ipc", os.getuid(), os.getpid(), "ok")
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# What the methods promise together
+
+
+async def test_listen_addresses_are_real_ones(plain: Process) -> None:
+    async with asking(plain, "ipc") as ask:
+        await result(ask, "stop")
+        started = await result(ask, "start", [{"listenAddresses": ["/ip4/0.0.0.0/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"]}])
+        listen = (await result(ask, "addresses"))["listen"]
+        assert started["listenAddresses"] == listen
+        parts = [address.split("/") for address in listen]
+        assert {part[-2:][0] for part in parts} == {"p2p"}
+        assert "0.0.0.0" not in {part[2] for part in parts}
+        assert "0" not in {part[4] for part in parts}
+        assert [part[5] for part in parts if part[2] == "127.0.0.1"] == ["p2p", "ws"]
+        async with mini_peer() as peer:
+            for address in listen:
+                if "/ws/" not in address:
+                    assert (await peer.dial(address)).peer_id == started["peerId"]
+        await result(ask, "stop")
+        await result(ask, "start")
+
+
+async def test_a_repeated_start_or_stop_publishes_nothing(plain: Process) -> None:
+    async with asking(plain, "ipc") as ask:
+        head = (await result(ask, "start"))["head"]
+        assert (await result(ask, "start", [{}]))["head"] == head
+        head = (await result(ask, "stop"))["head"]
+        assert (await result(ask, "stop"))["head"] == head
+        assert (await result(ask, "start"))["head"] == head + 1
+
+
+async def test_counters_outlive_the_node(plain: Process) -> None:
+    def lasting(metrics: Json) -> Json:
+        names = ("failedConnections", "successfulConnections", "inboundConnections", "outboundConnections", "retries")
+        return {name: metrics[name] for name in (*names, "bytesReceived", "bytesSent")}
+
+    async with asking(plain, "ipc") as ask, mini_peer() as peer:
+        before = await result(ask, "metrics")
+        await result(ask, "connect", [await peer.listen()])
+        await result(ask, "disconnect", [peer.peer_id])
+        with refusing_port() as port:
+            await error(ask, "connect", [f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}"])
+        await result(ask, "stop")
+        stopped = await result(ask, "metrics")
+        assert stopped["successfulConnections"] == before["successfulConnections"] + 1
+        assert stopped["outboundConnections"] == before["outboundConnections"] + 1
+        assert stopped["failedConnections"] == before["failedConnections"] + 1
+        assert stopped["bytesSent"] > before["bytesSent"]
+        assert lasting(await result(ask, "metrics")) == lasting(stopped)
+        await result(ask, "start")
+        assert lasting(await result(ask, "metrics")) == lasting(stopped)
+
+
+async def test_several_connections_of_one_peer_are_one_peer(plain: Process) -> None:
+    async with connecting(plain, "ipc") as connection, mini_peer() as peer:
+        subscribed = await connection.call("subscribe", {"types": ["peer:connect", "peer:disconnect"]})
+        (own, *_) = subscribed["status"]["listenAddresses"]
+        for _ in range(3):
+            await peer.dial(own)
+        with trio.fail_after(10):
+            while (status := await connection.call("status"))["connections"] < 3:
+                pass
+        assert status["peers"] == 1
+        (entry,) = await connection.call("peers")
+        assert [link["direction"] for link in entry["connections"]] == ["inbound"] * 3
+        assert entry["direction"] == "inbound"
+        metrics = await connection.call("metrics")
+        assert (metrics["connections"], metrics["totalPeers"]) == (3, 1)
+        assert await connection.call("disconnect", [peer.peer_id]) == {"peerId": peer.peer_id, "closed": 3}
+        assert await connection.call("peers") == []
+        up, down = [(await connection.notification())["params"] for _ in range(2)]
+        assert (up["type"], up["data"]["peerId"], up["data"]["direction"]) == ("peer:connect", peer.peer_id, "inbound")
+        assert (down["type"], down["data"]["peerId"], down["data"]["reason"]) == (
+            "peer:disconnect",
+            peer.peer_id,
+            "closed",
+        )
+        assert down["data"]["duration"] >= 0
+        head = (await connection.call("status"))["head"]
+        rest = await connection.call("events", {"after": down["seq"], "types": ["peer:connect", "peer:disconnect"]})
+        assert (rest["events"], rest["head"]) == ([], head)
+
+
+async def test_a_stop_tells_of_every_peer_before_it_is_over_and_nothing_after(plain: Process) -> None:
+    async with connecting(plain, "ipc") as connection, mini_peers(3) as peers:
+        subscribed = await connection.call("subscribe", {"types": ["peer:disconnect", "p2p:stopped", "p2p:started"]})
+        for peer in peers:
+            await connection.call("connect", [await peer.listen()])
+        await connection.call("stop")
+        told = [(await connection.notification())["params"] for _ in range(4)]
+        assert {one["data"]["peerId"] for one in told[:3]} == {peer.peer_id for peer in peers}
+        assert [one["type"] for one in told] == ["peer:disconnect"] * 3 + ["p2p:stopped"]
+        assert told[3]["data"] == {"peerId": subscribed["status"]["peerId"]}
+        started = await connection.call("start")
+        assert (started["head"], started["peers"]) == (told[3]["seq"] + 1, 0)
+        after = (await connection.notification())["params"]
+        assert (after["type"], after["seq"]) == ("p2p:started", told[3]["seq"] + 1)
+        assert after["data"] == {"peerId": started["peerId"], "listenAddresses": started["listenAddresses"]}
 
 
 # --------------------------------------------------------------------------------------------------------------------
