@@ -16,6 +16,7 @@ from libp2p.abc import IHost, INetStream
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.identity.update import update_peerstore_from_identify
+from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
 from libp2p.peer.peerstore import env_to_send_in_RPC
 from libp2p.utils import varint
@@ -32,7 +33,7 @@ MAX_ITEMS = 256  # protocols, and addresses, of one peer that are kept
 DEADLINE = 10.0  # seconds for one exchange
 
 
-class IdentifyError(Exception):
+class IdentifyError(IOException):
     """The peer's answer is not an identify message, or too large."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol, cast
 
 import trio
 from libp2p.custom_types import StreamHandlerFn
+from libp2p.io.exceptions import IOException
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.network.swarm import Swarm as LibSwarm
@@ -94,6 +95,10 @@ class Link(SwarmConn):
         stream = await self._add_stream(muxed_stream)
         try:
             await self._owner.common_stream_handler(stream)
+        except (IOException, trio.TooSlowError) as error:  # the peer ended it early, fell silent, or sent nonsense
+            self._owner.stream_errors += 1
+            log.debug("stream failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error))
+            await _reset(stream)
         except Exception as error:  # noqa: BLE001 - a hostile peer chooses what is raised here
             self._owner.stream_errors += 1
             handler_failed.warning(

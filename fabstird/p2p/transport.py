@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import socket
 from abc import abstractmethod
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import trio
 from libp2p.abc import IRawConnection
@@ -190,20 +192,42 @@ async def dial(address: Address, nursery: trio.Nursery, traffic: Traffic) -> Pip
         return TcpPipe(stream, remote, traffic, initiator=True)
     host = f"[{address.host}]:{address.port}" if address.kind == "ip6" else f"{address.host}:{address.port}"
     try:
-        websocket = await wrap_client_stream(nursery, stream, host, "/", max_message_size=MAX_WS_MESSAGE)
+        with trio.CancelScope() as upgrade:
+            reader: Any = _Reader(nursery, upgrade)
+            websocket = await wrap_client_stream(reader, stream, host, "/", max_message_size=MAX_WS_MESSAGE)
+            return WsPipe(websocket, stream, remote, traffic, initiator=True)
+        raise ConnectionClosedError("closed before the WebSocket upgrade", transport="ws")
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
-    return WsPipe(websocket, stream, remote, traffic, initiator=True)
 
 
 async def accept(stream: trio.SocketStream, remote: Address, nursery: trio.Nursery, traffic: Traffic) -> Pipe:
     """Bring an accepted socket to the point where libp2p takes over: for ws that is after the upgrade."""
     if remote.transport == "tcp":
         return TcpPipe(stream, remote, traffic, initiator=False)
-    request = await wrap_server_stream(nursery, stream, max_message_size=MAX_WS_MESSAGE)
-    websocket = await request.accept()
-    return WsPipe(websocket, stream, remote, traffic, initiator=False)
+    with trio.CancelScope() as upgrade:
+        reader: Any = _Reader(nursery, upgrade)
+        request = await wrap_server_stream(reader, stream, max_message_size=MAX_WS_MESSAGE)
+        websocket = await request.accept()
+        return WsPipe(websocket, stream, remote, traffic, initiator=False)
+    raise ConnectionClosedError("closed before the WebSocket upgrade", transport="ws")
+
+
+class _Reader:
+    """Stands in for the nursery in which trio_websocket starts its reader. Its upgrades, either side's, wait for what
+    never comes once the reader has ended, so then they are over."""
+
+    def __init__(self, nursery: trio.Nursery, upgrade: trio.CancelScope) -> None:
+        self._nursery = nursery
+        self._upgrade = upgrade
+
+    def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._run, read)
+
+    async def _run(self, read: Callable[[], Awaitable[None]]) -> None:
+        await read()
+        self._upgrade.cancel()
 
 
 class Listener:
