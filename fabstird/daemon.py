@@ -75,6 +75,8 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
         services = Services(settings, events, counters, node, stopping.set)
         signals.attach(stopping.set, lambda: _reload(launch, services), _log_tasks)
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
+        if settings.node.enable_dht or settings.node.enable_mdns:
+            logger.info("enable_dht and enable_mdns have no effect in this version")
         async with _api(launch, services, token):
             notify("READY=1", f"STATUS=peer {identity.peer_id}")
             await _run_node(node, settings.node.auto_start, stopping)
