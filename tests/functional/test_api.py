@@ -695,6 +695,18 @@ async def test_a_subscription_replays_what_it_has_not_seen_and_goes_on(plain: Pr
         assert events[-1]["params"]["data"]["peerId"] == peer.peer_id
 
 
+@pytest.mark.parametrize("transport", STREAMS)
+async def test_no_notification_comes_before_the_reply(plain: Process, transport: str) -> None:
+    """Even where that takes its time, and there is plenty to tell."""
+    async with connecting(plain, transport) as connection:
+        head = (await connection.call("status"))["head"]
+        slow = {"after": head, "timeout": 200}
+        await connection.send([request("events", slow), request("subscribe", {"after": 0})])
+        replies = await connection.receive()
+        assert [set(reply) for reply in replies] == [{"jsonrpc", "result", "id"}] * 2
+        assert (await connection.notification())["params"]["seq"] == 1
+
+
 async def test_the_snapshot_is_of_one_instant(plain: Process) -> None:
     async with connecting(plain, "ipc") as connection, mini_peer() as peer:
         await connection.call("connect", [await peer.listen()])
