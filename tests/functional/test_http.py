@@ -401,7 +401,11 @@ async def test_a_connection_ends_with_its_client(shared: Process) -> None:
                     with trio.fail_after(ANSWER):
                         async for _ in stream:
                             pass
+    poll = b'{"jsonrpc": "2.0", "id": 1, "method": "events", "params": {"after": 0, "types": [], "timeout": 60000}}'
+    right = {"host": "localhost", "authorization": f"Bearer {shared.token}", "content-type": "application/json"}
     for _ in range(20):
+        async with await trio.open_tcp_stream("127.0.0.1", shared.port) as stream:  # gone before its answer
+            await stream.send_all(request_text("POST", "/rpc", {**right, "content-length": str(len(poll))}, poll))
         assert await upgraded(shared) == 101
         assert (await fetch(shared, "POST", "/rpc", VERSION, connection="keep-alive, close")).status == 200
     await until(lambda: sockets(shared) <= before)
