@@ -106,7 +106,7 @@ class Host:
         upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
         self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self, gate)
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
-        announced = [parse(text).multiaddr for text in settings.announce] or None
+        announced = [_listen_address(text).multiaddr for text in settings.announce] or None
         self._host = _LibHost(
             self.swarm,
             default_protocols=OrderedDict([(identify.ID, _unset)]),
@@ -127,10 +127,7 @@ class Host:
         """Listen, and keep connections until the context is left; then all of them are closed, concurrently, shielded
         and bounded, before it returns. Raises `ListenError`: all addresses are listened on, or none."""
         wanted = [_listen_address(text) for text in settings.listen]
-        try:
-            host = cls(settings, observer, gate)
-        except AddressError as error:
-            raise ListenError(str(settings.announce), str(error)) from error
+        host = cls(settings, observer, gate)
         async with host.swarm.serving(wanted), trio.open_nursery() as tasks:
             host._tasks = tasks
             try:

@@ -52,6 +52,7 @@ from fabstird.rpc.events import envelope, known_types, matches, position
 from fabstird.rpc.openrpc import document
 
 MAX_EVENTS = 1000  # entries in one answer of `events`
+MAX_EVENTS_BYTES = 4 * 1024 * 1024  # of entries in one answer, and at least one; the caller asks on from its last
 MAX_WAIT = 60000  # ms that `events` waits at most
 
 
@@ -256,6 +257,7 @@ async def events(call: Call, params: EventsParams) -> EventsResult:
     after, gap = _position(log, wanted, params.epoch)
     missed = 0 if gap is None else gap.missed
     found: list[Any] = []
+    size = 0
     with trio.move_on_after(wait / 1000):
         while True:
             for item in log.read(after):
@@ -264,7 +266,8 @@ async def events(call: Call, params: EventsParams) -> EventsResult:
                     missed = item.missed  # the ring went past us while we waited
                 elif matches(item, types):
                     found.append(envelope(item))
-                    if len(found) == limit:
+                    size += len(item.body)
+                    if len(found) == limit or size > MAX_EVENTS_BYTES:
                         break
             if found or missed != 0:
                 break
