@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import hypothesis
 import trio
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis.strategies import SearchStrategy
 
 T = TypeVar("T")
@@ -30,7 +30,11 @@ async def each(strategy: SearchStrategy[T], check: Callable[[T], Awaitable[objec
     def drive() -> None:
         @hypothesis.seed(number)
         @hypothesis.settings(
-            max_examples=examples * times, deadline=None, database=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples * times,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],  # an example may take seconds to fail; shrinking one would take minutes
+            suppress_health_check=list(HealthCheck),
         )
         @given(strategy)
         def one(example: T) -> None:
