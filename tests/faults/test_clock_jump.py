@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from fabstird.p2p.connections import CLOCK_CHECK, CLOCK_JUMP
-from tests.interop.daemon import fabstird
+from tests.interop.daemon import Json, fabstird
 from tests.support.minipeer import mini_peers
 from tests.support.ports import refusing_port
 from tests.support.waiting import until
@@ -88,7 +88,7 @@ async def test_a_real_daemon_whose_clock_is_moved(tmp_path: Path) -> None:
     ahead.write_text("0")
     moved = ("env", f"PYTHONPATH={tmp_path}", f"WALL_CLOCK_AHEAD={ahead}")
     settings = {"connections.ping_interval": int(HOUR * 1000), "connections.ping_timeout": 2000}
-    node = {"max_retries": 0, "keepalive_interval": 0}
+    node: Json = {"max_retries": 0, "keepalive_interval": 0}
     async with mini_peers(2) as [alive, dead]:
         with refusing_port() as port:
             address = f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}"

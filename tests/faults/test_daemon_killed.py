@@ -50,6 +50,9 @@ class Load:
             ):
                 nursery.start_soon(self._ask, method, params)
 
+    def is_felt(self) -> bool:
+        return self.answers > 0
+
     async def _call(self, method: str, **params: object) -> None:
         with suppress(FabstirError):  # a dial that another call has cut off, a peer that has just left
             await self.daemon.call(method, **params)
@@ -134,7 +137,7 @@ async def test_fifty_kills_under_load_lose_nothing(tmp_path: Path) -> None:
                     address = await guest.listen()
                     await daemon.call("peer.keep", address=address)
                     must_keep.add(address)
-                    await until(lambda load=load: load.answers)
+                    await until(load.is_felt)
                     await trio.sleep(chance.uniform(0, BUSY))
                     daemon.process.kill()
                     nursery.cancel_scope.cancel()

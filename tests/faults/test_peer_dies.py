@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.interop.daemon import Daemon, fabstird
+from tests.interop.daemon import Daemon, Json, fabstird
 from tests.support.minipeer import mini_peer
 from tests.support.waiting import until
 
 INTERVAL, TIMEOUT = 0.5, 1.5  # seconds
-LIVENESS = {"connections.ping_interval": int(INTERVAL * 1000), "connections.ping_timeout": int(TIMEOUT * 1000)}
+LIVENESS: Json = {"connections.ping_interval": int(INTERVAL * 1000), "connections.ping_timeout": int(TIMEOUT * 1000)}
 SLACK = 3.0  # seconds that a busy machine may take longer
 BOUND = INTERVAL + TIMEOUT + SLACK
-PATIENT = {"connections.ping_interval": 200, "connections.ping_timeout": 5000}
-AGAIN = {"max_retries": 1, "retry_delay": 100, "keepalive_interval": 300, "dial_timeout": 1000}
+PATIENT: Json = {"connections.ping_interval": 200, "connections.ping_timeout": 5000}
+AGAIN: Json = {"max_retries": 1, "retry_delay": 100, "keepalive_interval": 300, "dial_timeout": 1000}
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -27,7 +28,7 @@ FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 BOUND_BY_RIGHTS = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
 
 
-async def end_of(data_dir: Path, settings: Json | None = None, **options: object) -> tuple[int, str]:
+async def end_of(data_dir: Path, settings: Json | None = None, **options: Any) -> tuple[int, str]:
     """The exit status of a daemon that cannot start, and the one line that it says."""
     with trio.fail_after(20):
         ended = await trio.run_process(
