@@ -101,9 +101,13 @@ class Link(SwarmConn):
             await _reset(stream)
         except Exception as error:  # noqa: BLE001 - a hostile peer chooses what is raised here
             self._owner.stream_errors += 1
-            handler_failed.warning(
-                "a stream handler failed", peer=self.peer_id, protocol=str(stream.get_protocol()), error=repr(error)
-            )
+            protocol = stream.get_protocol()
+            if protocol is None:  # multistream-select, where a name that is no UTF-8 raises what decoding it does
+                log.debug("stream failed", peer=self.peer_id, error=repr(error))
+            else:
+                handler_failed.warning(
+                    "a stream handler failed", peer=self.peer_id, protocol=protocol, error=repr(error)
+                )
             await _reset(stream)
         finally:
             self.remove_stream(stream)
