@@ -188,13 +188,13 @@ class Node:
             try:
                 await self.save_book()
             except OSError as error:
-                log.warning("known peers could not be saved", error=error.strerror)
+                log.warning("known peers could not be saved", file=str(self._book.path), error=error.strerror)
 
     def _save_book(self) -> None:
         try:
             self._book.save()
         except OSError as error:
-            log.warning("known peers could not be saved", error=error.strerror)
+            log.warning("known peers could not be saved", file=str(self._book.path), error=error.strerror)
 
     async def save_book(self) -> None:
         """Write what changed, off the loop: a disk may take its time. Raises OSError."""
