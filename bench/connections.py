@@ -37,6 +37,7 @@ class Plan:
     rounds: int = 5
     few: int = 100
     many: int = 1000
+    warm_up: int = 2000  # connections before CPU is measured: V8 goes on compiling for that long
     batch: int = 100  # connections that are measured together …
     batches: int = 3  # … so many times, with `few` and with `many` connected
     rest: float = 35.0  # seconds; both sides' keep-alive comes every 30
@@ -44,7 +45,7 @@ class Plan:
     stage: int = 1_000  # cycles between two looks at the memory
 
 
-QUICK = Plan(rounds=1, few=20, many=100, batch=30, batches=2, rest=1.0, cycles=400, stage=200)
+QUICK = Plan(rounds=1, few=20, many=100, warm_up=100, batch=30, batches=2, rest=1.0, cycles=400, stage=200)
 
 
 @dataclass
@@ -73,7 +74,7 @@ class Samples:
 
 
 def measure(server: Server, plan: Plan, samples: Samples) -> None:
-    """One round of a new process. The first peers show the memory, and warm up compilers and caches for the rest."""
+    """One round of a new process: its memory first, then, warmed up, what its connections cost."""
     samples.version = server.version
     with Dialer(server.address) as dialer:
         dialer.prepare(plan.many)
@@ -84,6 +85,7 @@ def measure(server: Server, plan: Plan, samples: Samples) -> None:
         server.collect()
         samples.collected.append((server.resident() - bare) / plan.many)
         dialer.drop(plan.many - plan.few)
+        dialer.open(plan.warm_up, width=WIDTH, keep=False)
         samples.cpu_few += batches(server, dialer, plan)
         dialer.open(plan.many - plan.few, width=WIDTH)
         samples.cpu_many += batches(server, dialer, plan)
