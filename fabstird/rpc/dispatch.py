@@ -29,6 +29,7 @@ from fabstir_client.errors import (
     TooLarge,
 )
 from fabstir_client.types import Params
+from fabstir_client.types_access import Access
 from fabstird.log import get_logger
 from fabstird.rpc.services import Services
 
@@ -65,6 +66,8 @@ Handler = Callable[[Call, Any], Awaitable[Any]]
 @dataclass(frozen=True, slots=True)
 class Method:
     """One line of the method table. ``changes``: it changes something, and leaves an audit line in the log.
+    ``access``: the level that a caller needs; where the line names none, ``write`` if it changes something, else
+    ``read``. What concerns the daemon itself or its tokens says ``admin``.
 
     Every call is ended after ``request_timeout``, but one that brings a ``timeout``: its handler keeps that.
     """
@@ -75,6 +78,12 @@ class Method:
     summary: str
     handler: Handler
     changes: bool = False
+    access: Access | None = None
+
+    @property
+    def needs(self) -> Access:
+        """The level that a caller must have been granted."""
+        return self.access or ("write" if self.changes else "read")
 
 
 @dataclass(slots=True)

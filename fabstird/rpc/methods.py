@@ -1,4 +1,8 @@
-"""The methods of the API: one line of table each, over a thin handler. CONTRACT, section 4."""
+"""The methods of the API: one line of table each, over a thin handler. CONTRACT, section 4.
+
+`METHODS` is the whole table: the node, its events and the daemon from here, and every area from its own
+``methods_<area>.py``, which exports a `METHODS` of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,46 +11,33 @@ from typing import Any, Protocol
 
 import trio
 
-from fabstir_client.errors import InvalidParams, InvalidState, MethodNotFound
+from fabstir_client.errors import InvalidParams, MethodNotFound
 from fabstir_client.types import (
     Addresses,
-    BanParams,
-    BanRecord,
-    BanResult,
     ConnectParams,
     ConnectResult,
     DisconnectParams,
     DisconnectResult,
     EventsParams,
     EventsResult,
-    Explanation,
-    ForgetResult,
-    KeepParams,
-    KeepResult,
     Metrics,
     NoParams,
     Peer,
-    PeerParams,
-    PeerTags,
     PingParams,
     PingResult,
     StartParams,
     Status,
     SubscribeParams,
     SubscribeResult,
-    TagParams,
-    TargetParams,
-    UnbanParams,
-    UnbanResult,
     UnsubscribeParams,
     UnsubscribeResult,
-    UntagParams,
     VersionResult,
 )
 from fabstird import __version__
 from fabstird.config import LARGEST
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
+from fabstird.rpc import methods_peers
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
 from fabstird.rpc.openrpc import document
@@ -130,82 +121,6 @@ async def disconnect(call: Call, params: DisconnectParams) -> DisconnectResult:
 
 async def ping(call: Call, params: PingParams) -> PingResult:
     return await call.services.node.running_commands().ping(params.peer_id, _timeout(params.timeout))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Single peers: what the node should make of them
-
-
-async def tag(call: Call, params: TagParams) -> PeerTags:
-    return (await call.services.node.commands()).tag(params.peer_id, params.tag, params.value)
-
-
-async def untag(call: Call, params: UntagParams) -> PeerTags:
-    return (await call.services.node.commands()).untag(params.peer_id, params.tag)
-
-
-async def protect(call: Call, params: PeerParams) -> PeerTags:
-    return (await call.services.node.commands()).protect(params.peer_id)
-
-
-async def unprotect(call: Call, params: PeerParams) -> PeerTags:
-    return (await call.services.node.commands()).unprotect(params.peer_id)
-
-
-async def ban(call: Call, params: BanParams) -> BanResult:
-    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
-    result = (await call.services.node.commands()).ban(target, params.duration, params.reason)
-    await _saved(call)
-    return result
-
-
-async def unban(call: Call, params: UnbanParams) -> UnbanResult:
-    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
-    result = (await call.services.node.commands()).unban(target)
-    await _saved(call)
-    return result
-
-
-async def bans(call: Call, _: NoParams) -> list[BanRecord]:
-    return (await call.services.node.commands()).bans()
-
-
-async def keep(call: Call, params: KeepParams) -> KeepResult:
-    result = (await call.services.node.commands()).keep(params.address)
-    await _saved(call)
-    return result
-
-
-async def forget(call: Call, params: TargetParams) -> ForgetResult:
-    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
-    result = (await call.services.node.commands()).forget(target)
-    await _saved(call)
-    return result
-
-
-async def explain(call: Call, params: TargetParams) -> Explanation:
-    node = call.services.node
-    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
-    return (await node.commands()).explain(target, node.state)
-
-
-def _one_of(**given: str | None) -> str:
-    """The one of these parameters that is given."""
-    values = [value for value in given.values() if value is not None]
-    if len(values) != 1:
-        names = ", ".join(given)
-        raise InvalidParams(f"Invalid params: exactly one of {names} is needed", param=next(iter(given)))
-    return values[0]
-
-
-async def _saved(call: Call) -> None:
-    """What must survive a crash is on the disk before the call is answered; where it cannot be, the caller is told."""
-    try:
-        await call.services.node.save_book()
-    except OSError as error:
-        raise InvalidState(
-            f"done, but it will not survive a restart: peers.json cannot be written: {error.strerror}", saved=False
-        ) from error
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -329,7 +244,7 @@ async def discover(call: Call, _: NoParams) -> dict[str, Any]:
     return document(METHODS)
 
 
-METHODS = [
+METHODS = [  # this module's own; then one line for each area
     Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True),
     Method("stop", NoParams, Status, "Stop the node: end connections, dials and pending retries", stop, changes=True),
     Method("status", NoParams, Status, "State of the node and where the event log stands", status),
@@ -339,21 +254,12 @@ METHODS = [
     Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True),
     Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True),
     Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping),
-    Method("peer.tag", TagParams, PeerTags, "Give a peer a tag; trimming spares high values", tag, changes=True),
-    Method("peer.untag", UntagParams, PeerTags, "Take a tag from a peer", untag, changes=True),
-    Method("peer.protect", PeerParams, PeerTags, "Never trim a peer", protect, changes=True),
-    Method("peer.unprotect", PeerParams, PeerTags, "A peer may be trimmed again", unprotect, changes=True),
-    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True),
-    Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True),
-    Method("peer.bans", NoParams, list[BanRecord], "Bans in force", bans),
-    Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True),
-    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True),
-    Method("peer.explain", TargetParams, Explanation, "Why a peer is connected, or is not", explain),
     Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe),
     Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe),
     Method("events", EventsParams, EventsResult, "Events after a number; waits for one where there is none", events),
     Method("config", NoParams, dict[str, Any], "The effective configuration", config),
     Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
-    Method("shutdown", NoParams, dict[str, Any], "Stop the daemon, as on SIGTERM", shutdown, changes=True),
+    Method("shutdown", NoParams, dict[str, Any], "Stop the daemon, as SIGTERM does", shutdown, True, "admin"),
+    *methods_peers.METHODS,
     Method("rpc.discover", NoParams, dict[str, Any], "This document", discover),
 ]  # fmt: skip

@@ -32,6 +32,7 @@ def document(methods: list[Method]) -> dict[str, Any]:
             {
                 "name": method.name,
                 "summary": method.summary,
+                "x-access": method.needs,
                 "paramStructure": "either",
                 "params": _params(method),
                 "result": {"name": "result", "schema": result},

@@ -29,3 +29,13 @@ def test_every_method_and_reference_is_there() -> None:
         target = document
         for step in reference.split("/"):
             target = target[step]
+
+
+def test_every_method_says_what_access_it_needs() -> None:
+    document = json.loads(COMMITTED.read_text())
+    told = {method["name"]: method["x-access"] for method in document["methods"]}
+    assert told == {method.name: method.needs for method in METHODS}
+    for method in METHODS:
+        assert method.needs in ("read", "write", "admin")
+        assert method.needs != "read" or not method.changes, f"{method.name} changes something; readers must not"
+    assert {"status": "read", "connect": "write", "shutdown": "admin"}.items() <= told.items()

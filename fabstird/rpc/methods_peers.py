@@ -1,0 +1,109 @@
+"""Methods about single peers: what the node should make of them."""
+
+from __future__ import annotations
+
+from fabstir_client.errors import InvalidParams, InvalidState
+from fabstir_client.types import (
+    BanParams,
+    BanRecord,
+    BanResult,
+    Explanation,
+    ForgetResult,
+    KeepParams,
+    KeepResult,
+    NoParams,
+    PeerParams,
+    PeerTags,
+    TagParams,
+    TargetParams,
+    UnbanParams,
+    UnbanResult,
+    UntagParams,
+)
+from fabstird.rpc.dispatch import Call, Method
+
+
+async def tag(call: Call, params: TagParams) -> PeerTags:
+    return (await call.services.node.commands()).tag(params.peer_id, params.tag, params.value)
+
+
+async def untag(call: Call, params: UntagParams) -> PeerTags:
+    return (await call.services.node.commands()).untag(params.peer_id, params.tag)
+
+
+async def protect(call: Call, params: PeerParams) -> PeerTags:
+    return (await call.services.node.commands()).protect(params.peer_id)
+
+
+async def unprotect(call: Call, params: PeerParams) -> PeerTags:
+    return (await call.services.node.commands()).unprotect(params.peer_id)
+
+
+async def ban(call: Call, params: BanParams) -> BanResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
+    result = (await call.services.node.commands()).ban(target, params.duration, params.reason)
+    await _saved(call)
+    return result
+
+
+async def unban(call: Call, params: UnbanParams) -> UnbanResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
+    result = (await call.services.node.commands()).unban(target)
+    await _saved(call)
+    return result
+
+
+async def bans(call: Call, _: NoParams) -> list[BanRecord]:
+    return (await call.services.node.commands()).bans()
+
+
+async def keep(call: Call, params: KeepParams) -> KeepResult:
+    result = (await call.services.node.commands()).keep(params.address)
+    await _saved(call)
+    return result
+
+
+async def forget(call: Call, params: TargetParams) -> ForgetResult:
+    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
+    result = (await call.services.node.commands()).forget(target)
+    await _saved(call)
+    return result
+
+
+async def explain(call: Call, params: TargetParams) -> Explanation:
+    node = call.services.node
+    target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
+    return (await node.commands()).explain(target, node.state)
+
+
+def _one_of(**given: str | None) -> str:
+    """The one of these parameters that is given."""
+    values = [value for value in given.values() if value is not None]
+    if len(values) != 1:
+        names = ", ".join(given)
+        raise InvalidParams(f"Invalid params: exactly one of {names} is needed", param=next(iter(given)))
+    return values[0]
+
+
+async def _saved(call: Call) -> None:
+    """What must survive a crash is on the disk before the call is answered; where it cannot be, the caller is told."""
+    try:
+        await call.services.node.save_book()
+    except OSError as error:
+        raise InvalidState(
+            f"done, but it will not survive a restart: peers.json cannot be written: {error.strerror}", saved=False
+        ) from error
+
+
+METHODS = [
+    Method("peer.tag", TagParams, PeerTags, "Give a peer a tag; trimming spares high values", tag, changes=True),
+    Method("peer.untag", UntagParams, PeerTags, "Take a tag from a peer", untag, changes=True),
+    Method("peer.protect", PeerParams, PeerTags, "Never trim a peer", protect, changes=True),
+    Method("peer.unprotect", PeerParams, PeerTags, "A peer may be trimmed again", unprotect, changes=True),
+    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True),
+    Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True),
+    Method("peer.bans", NoParams, list[BanRecord], "Bans in force", bans),
+    Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True),
+    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True),
+    Method("peer.explain", TargetParams, Explanation, "Why a peer is connected, or is not", explain),
+]  # fmt: skip
