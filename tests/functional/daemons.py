@@ -19,6 +19,7 @@ STOP = 5.0  # CONTRACT, section 1: SIGTERM to exit 0
 QUIET: dict[str, Any] = {
     "node.listen_addresses": ["/ip4/127.0.0.1/tcp/0"],
     "node.enable_mdns": False,
+    "node.enable_dht": False,
     "api.http": "127.0.0.1:0",
 }
 

@@ -28,6 +28,8 @@ def home(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment of a user whose daemon runs, as `make run` leaves it, but for its port."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FABSTIR", "XDG_"))}
     environment = {**kept, "HOME": str(tmp_path), "PYTHONUNBUFFERED": "1"}
+    # The user's daemons are alone; these share a machine with those of every other test.
+    environment |= {"FABSTIRD_NODE__ENABLE_MDNS": "false", "FABSTIRD_NODE__ENABLE_DHT": "false"}
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         environment["PORT"] = str(probe.getsockname()[1])
