@@ -49,6 +49,7 @@ log = get_logger("p2p.host")
 
 NEGOTIATION = 10  # seconds for agreeing on a stream's protocol
 MAX_OBSERVED = 16  # observed addresses that are shown
+INTERFACES_KEPT = 1.0  # seconds that the addresses of interfaces count as known: asking costs 0.1 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,7 @@ class Host:
         self._settings = settings
         self._infos: dict[str, PeerInfo] = {}
         self._tasks: trio.Nursery | None = None
+        self._listening: tuple[list[Address], float, list[str]] = [], 0, []
 
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
@@ -140,12 +142,13 @@ class Host:
     # What it is
 
     def listen_addresses(self) -> list[str]:
-        """Real interface addresses and ports, with ``/p2p/``."""
-        return [
-            str(replace(address, peer_id=self.peer_id))
-            for listener in self.swarm.bound
-            for address in expand(listener.bound)
-        ]
+        """Real interface addresses and ports, with ``/p2p/``; what the kernel said at most `INTERFACES_KEPT` ago."""
+        bound = [listener.bound for listener in self.swarm.bound]
+        known, until, found = self._listening
+        if bound != known or trio.current_time() > until:
+            found = [str(replace(address, peer_id=self.peer_id)) for one in bound for address in expand(one)]
+            self._listening = bound, trio.current_time() + INTERFACES_KEPT, found
+        return found.copy()
 
     def announced_addresses(self) -> list[str]:
         """What identify tells other peers, with ``/p2p/``."""

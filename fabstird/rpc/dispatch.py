@@ -3,15 +3,22 @@
 jsonrpcserver 5.0.9 parses, checks and shapes; its own asynchronous dispatcher needs asyncio's `gather` and cannot run
 under trio, so its public synchronous one is used: a method only records its call there, and the recorded calls are
 awaited here (LAB.md, "jsonrpcserver on trio"; ADR 3). Every transport comes through here.
+
+A single call that is well formed goes past jsonrpcserver, which costs more than all the rest (ADR 9): it is decoded as
+a `_Request`, found in the same table and run by the same functions. Whatever is not that, however slightly, is left to
+jsonrpcserver untouched; a test holds the two ways equal.
 """
 
 from __future__ import annotations
 
+import enum
+import inspect
 import math
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 import trio
@@ -60,7 +67,8 @@ class Call:
     after_reply: list[Callable[[], None]] = field(default_factory=list)
 
 
-Handler = Callable[[Call, Any], Awaitable[Any]]
+# A plain function where the answer is there at once, which spares the call a task of its own; else a coroutine function
+Handler = Callable[[Call, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +94,35 @@ class Method:
         return self.access or ("write" if self.changes else "read")
 
 
+class _Later(enum.Enum):
+    LATER = "later"
+
+
+Later: TypeAlias = Literal[_Later.LATER]
+LATER: Later = _Later.LATER
+
+
 @dataclass(slots=True)
 class _Recorded:
     method: Method
-    positional: tuple[Any, ...]
+    waits: bool  # its handler is a coroutine function
+    positional: tuple[Any, ...] | list[Any]
     named: dict[str, Any]
     outcome: dict[str, Any] = field(default_factory=dict)
+
+
+class _Request(msgspec.Struct, forbid_unknown_fields=True):
+    """A request object of the specification. An id is a string, an integer or null: fractions, which the
+    specification advises against, do not survive other languages' parsers."""
+
+    jsonrpc: Literal["2.0"]
+    method: str
+    id: str | int | msgspec.UnsetType | None = msgspec.UNSET
+    params: dict[str, Any] | list[Any] | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_request = msgspec.json.Decoder(_Request).decode
+_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
@@ -109,13 +140,37 @@ class Dispatcher:
         if len(self.methods) != len(methods):
             raise ValueError("a method is declared twice")
         self._max_batch = max_batch
+        waits = {method.name: inspect.iscoroutinefunction(method.handler) for method in methods}
+        self._single = {method.name: (method, waits[method.name]) for method in methods}
         self._registry: dict[str, Callable[..., Result]] = {
             _INVALID: lambda _: Error(-32600, "Invalid Request"),
-            **{method.name: _recorder(method) for method in methods},
+            **{method.name: _recorder(method, waits[method.name]) for method in methods},
         }
+
+    def at_once(self, text: bytes, call: Call) -> bytes | Later | None:
+        """The answer, where it is there without waiting: to a well-formed single call of a method that is a plain
+        function. Else `LATER`: nothing has been done, and the text is for `dispatch`."""
+        request = _well_formed_single(text)
+        if request is None:
+            return LATER
+        method, waits = self._single.get(request.method, (None, True))
+        if method is None or waits:
+            return LATER
+        item = _recorded(method, waits, request)
+        _run_plain(item, call)
+        return _single_answer(item, request)
 
     async def dispatch(self, text: bytes, call: Call) -> bytes | None:
         """The answer to one text; None where there is none to give, because it held only notifications."""
+        request = _well_formed_single(text)
+        if request is not None and (found := self._single.get(request.method)):
+            item = _recorded(*found, request)
+            await _run(item, call)
+            return _single_answer(item, request)
+        return await self.dispatch_any(text, call)
+
+    async def dispatch_any(self, text: bytes, call: Call) -> bytes | None:
+        """As `dispatch`, every text by way of jsonrpcserver."""
         try:
             parsed = msgspec.json.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -162,12 +217,34 @@ class Dispatcher:
 # One call
 
 
+def _well_formed_single(text: bytes) -> _Request | None:
+    try:
+        return _decode_request(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _recorded(method: Method, waits: bool, request: _Request) -> _Recorded:
+    params = request.params
+    if type(params) is list:
+        return _Recorded(method, waits, params, {})
+    return _Recorded(method, waits, (), params if type(params) is dict else {})
+
+
+def _single_answer(item: _Recorded, request: _Request) -> bytes | None:
+    if request.id is msgspec.UNSET:
+        return None
+    return _encode({"jsonrpc": "2.0", **item.outcome, "id": request.id})
+
+
 async def _run(item: _Recorded, call: Call) -> None:
     """Carry a recorded call out; its outcome is a result or an error object, never an exception."""
-    method, services = item.method, call.services
-    limit = services.node.settings.request_timeout
+    if not item.waits:
+        _run_plain(item, call)
+        return
+    method, limit = item.method, call.services.node.settings.request_timeout
     try:
-        params = _convert(method, item.positional, item.named)
+        params = _params(item, call)
         # A caller's own deadline is the method's to keep: it knows what to answer then
         own = getattr(params, "timeout", None) is not None
         with trio.move_on_after(math.inf if own else limit / 1000) as scope:
@@ -175,35 +252,74 @@ async def _run(item: _Recorded, call: Call) -> None:
         if scope.cancelled_caught:
             raise DeadlineExceeded(f"{method.name} did not finish within {limit} ms", timeout=limit)
         outcome = "ok"
-    except FabstirError as error:
-        item.outcome, outcome = {"error": error.to_error_object()}, error.code
-    except Exception:
+    except Exception as error:  # noqa: BLE001 - it becomes the answer, and a defect is logged
+        outcome = _fail(item, error)
+    _account(item, call, outcome)
+
+
+def _run_plain(item: _Recorded, call: Call) -> None:
+    """As `_run`, for a handler that is a plain function."""
+    try:
+        item.outcome = {"result": item.method.handler(call, _params(item, call))}
+        outcome = "ok"
+    except Exception as error:  # noqa: BLE001 - as in `_run`
+        outcome = _fail(item, error)
+    _account(item, call, outcome)
+
+
+def _params(item: _Recorded, call: Call) -> Params:
+    """What comes before any handler. Raises `FabstirError`."""
+    return _convert(item.method, item.positional, item.named)
+
+
+def _fail(item: _Recorded, error: Exception) -> str:
+    if not isinstance(error, FabstirError):
         log_id = secrets.token_hex(8)
-        log.exception("a method failed", method=method.name, log_id=log_id)
-        defect = InternalError("Internal error", logId=log_id)
-        item.outcome, outcome = {"error": defect.to_error_object()}, defect.code
-    services.counters.calls[method.name, outcome] += 1
+        log.error("a method failed", method=item.method.name, log_id=log_id, exc_info=error)
+        error = InternalError("Internal error", logId=log_id)
+    item.outcome = {"error": error.to_error_object()}
+    return error.code
+
+
+def _account(item: _Recorded, call: Call, outcome: str) -> None:
+    method, caller = item.method, call.caller
+    call.services.counters.calls[method.name, outcome] += 1
     if method.changes:
-        caller = call.caller
         log.info(
             "call", method=method.name, outcome=outcome, transport=caller.transport, uid=caller.uid, pid=caller.pid
         )
 
 
-def _convert(method: Method, positional: tuple[Any, ...], named: dict[str, Any]) -> Params:
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    known: tuple[str, ...]
+    required: tuple[str, ...]
+
+
+@cache
+def _signature(params: type[Params]) -> _Signature:
+    fields = msgspec.structs.fields(params)
+    return _Signature(
+        tuple(one.encode_name for one in fields), tuple(one.encode_name for one in fields if one.required)
+    )
+
+
+def _convert(method: Method, positional: tuple[Any, ...] | list[Any], named: dict[str, Any]) -> Params:
     """Parameters by position or by name to the method's struct. Raises `InvalidParams` that names the parameter."""
-    fields = msgspec.structs.fields(method.params)
-    known = [one.encode_name for one in fields]
+    signature = _signature(method.params)
+    known, required = signature.known, signature.required
+    if not positional and not named and not required:
+        return method.params()
     takes = f"{method.name} takes {', '.join(known) or 'none'}"
-    if len(positional) > len(fields):
+    if len(positional) > len(known):
         raise InvalidParams(f"Invalid params: {len(positional)} given, but {takes}")
     given = dict(zip(known, positional, strict=False)) or named
     for name in given:
         if name not in known:
             raise InvalidParams(f'Invalid params: unknown parameter "{name}"; {takes}', param=name)
-    for one in fields:
-        if one.required and given.get(one.encode_name) is None:
-            raise InvalidParams(f'Invalid params: "{one.encode_name}" is missing; {takes}', param=one.encode_name)
+    for name in required:
+        if given.get(name) is None:
+            raise InvalidParams(f'Invalid params: "{name}" is missing; {takes}', param=name)
     try:
         # null stands for "not given" where a parameter may be left out
         return msgspec.convert({name: value for name, value in given.items() if value is not None}, method.params)
@@ -221,9 +337,9 @@ _INVALID = "rpc.invalid"  # jsonrpcserver has no way to refuse one element of a 
 _INVALID_CALL = {"jsonrpc": "2.0", "method": _INVALID, "id": None}
 
 
-def _recorder(method: Method) -> Callable[..., Result]:
+def _recorder(method: Method, waits: bool) -> Callable[..., Result]:
     def record(done: _Pass, /, *positional: Any, **named: Any) -> Result:
-        item = _Recorded(method, positional, named)
+        item = _Recorded(method, waits, positional, named)
         done.recorded.append(item)
         return Success(item)
 
@@ -231,8 +347,7 @@ def _recorder(method: Method) -> Callable[..., Result]:
 
 
 def _well_formed(request: Any) -> bool:
-    """A request object of the specification. An id is a string, an integer or null: fractions, which the
-    specification advises against, do not survive other languages' parsers."""
+    """Whether it is what `_Request` decodes."""
     if type(request) is not dict or request.get("jsonrpc") != "2.0" or type(request.get("method")) is not str:
         return False
     if request["method"] == _INVALID or type(request.get("id")) not in (str, int, type(None)):
@@ -272,10 +387,6 @@ def _wire(response: Any) -> dict[str, Any]:
 
 def _error(identity: Any, error: FabstirError) -> dict[str, Any]:
     return {"jsonrpc": "2.0", "error": error.to_error_object(), "id": identity}
-
-
-def _encode(answer: Any) -> bytes:
-    return msgspec.json.encode(answer)
 
 
 def _first_line(error: BaseException) -> str:

@@ -69,19 +69,19 @@ async def stop(call: Call, _: NoParams) -> Status:
     return call.services.status()
 
 
-async def status(call: Call, _: NoParams) -> Status:
+def status(call: Call, _: NoParams) -> Status:
     return call.services.status()
 
 
-async def peers(call: Call, _: NoParams) -> list[Peer]:
+def peers(call: Call, _: NoParams) -> list[Peer]:
     return call.services.node.peers()
 
 
-async def addresses(call: Call, _: NoParams) -> Addresses:
+def addresses(call: Call, _: NoParams) -> Addresses:
     return call.services.node.addresses()
 
 
-async def metrics(call: Call, _: NoParams) -> Metrics:
+def metrics(call: Call, _: NoParams) -> Metrics:
     services = call.services
     node, counters = services.node, services.counters
     totals = node.totals()
@@ -127,7 +127,7 @@ async def ping(call: Call, params: PingParams) -> PingResult:
 # Events
 
 
-async def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
+def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
     subscriber = _subscriber(call)
     services = call.services
     after, gap = _position(services.events, params.after, params.epoch)
@@ -142,7 +142,7 @@ async def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
     )
 
 
-async def unsubscribe(call: Call, params: UnsubscribeParams) -> UnsubscribeResult:
+def unsubscribe(call: Call, params: UnsubscribeParams) -> UnsubscribeResult:
     if not _subscriber(call).unsubscribe(params.subscription):
         raise InvalidParams(
             f'Invalid params: subscription: there is no "{params.subscription}" on this connection',
@@ -222,11 +222,11 @@ def _timeout(timeout: int | None) -> int | None:
 # The daemon
 
 
-async def config(call: Call, _: NoParams) -> dict[str, Any]:
+def config(call: Call, _: NoParams) -> dict[str, Any]:
     return call.services.config.to_dict()
 
 
-async def version(call: Call, _: NoParams) -> VersionResult:
+def version(call: Call, _: NoParams) -> VersionResult:
     return VersionResult(
         version=__version__,
         python=platform.python_version(),
@@ -235,12 +235,12 @@ async def version(call: Call, _: NoParams) -> VersionResult:
     )
 
 
-async def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
+def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
     call.after_reply.append(call.services.shutdown)
     return {}
 
 
-async def discover(call: Call, _: NoParams) -> dict[str, Any]:
+def discover(call: Call, _: NoParams) -> dict[str, Any]:
     return document(METHODS)
 
 
