@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -41,6 +41,15 @@ class Gap:
     resume: int
 
 
+@dataclass(slots=True, eq=False)
+class Reader:
+    """A subscription, as far as the log knows it: where it stands. ``name`` is its transport."""
+
+    name: str
+    after: int
+    types: frozenset[str] | None
+
+
 class AfterHead(ValueError):
     """A reader asked for what comes after an entry that does not exist yet."""
 
@@ -55,6 +64,11 @@ class EventLog:
         self._ring: deque[Entry] = deque(maxlen=capacity)
         self._more = trio.Event()
         self._taps: list[Tap] = []
+        self.emitted: Counter[str] = Counter()  # by type
+        self.readers: set[Reader] = set()
+        self.sent: Counter[str] = Counter()  # entries sent to readers, by their name
+        self.lagged = 0  # times that a reader was told of a gap
+        self.missed = 0  # entries in those gaps, as far as they can be counted
 
     def tap(self, tap: Tap) -> None:
         """Call ``tap`` with every entry as it is published: for metrics and the log; must be quick and never raise."""
@@ -62,6 +76,7 @@ class EventLog:
 
     def publish(self, data: EventData) -> Entry:
         self.head += 1
+        self.emitted[data.TYPE] += 1
         head = {"epoch": self.epoch, "seq": self.head, "time": int(self._clock() * 1000), "type": data.TYPE}
         body = msgspec.json.encode(head)[1:-1] + b',"data":' + msgspec.json.encode(data)
         entry = Entry(self.head, data.TYPE, data, body)
@@ -73,6 +88,16 @@ class EventLog:
             self._more.set()
             self._more = trio.Event()
         return entry
+
+    @property
+    def capacity(self) -> int:
+        """How many entries are kept."""
+        return self._ring.maxlen or 0
+
+    def note_gap(self, gap: Gap) -> None:
+        """Count a gap that a reader is told of."""
+        self.lagged += 1
+        self.missed += gap.missed or 0
 
     @property
     def oldest(self) -> int:

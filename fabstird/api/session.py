@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import trio
 
-from fabstird.events import Gap
+from fabstird.events import Gap, Reader
 from fabstird.rpc.dispatch import Call, Caller, Dispatcher
 from fabstird.rpc.events import heartbeat, matches, notification, position
 from fabstird.rpc.services import Services
@@ -128,20 +128,32 @@ class Session:
 
     async def _stream(self, subscription: _Subscription) -> None:
         events, silence = self._services.events, self._services.config.events.heartbeat / 1000
-        name, after = subscription.name, subscription.after
+        reader = Reader(self._caller.transport, subscription.after, subscription.types)
+        events.readers.add(reader)
+        try:
+            await self._read(subscription, reader, silence)
+        finally:
+            events.readers.discard(reader)
+
+    async def _read(self, subscription: _Subscription, reader: Reader, silence: float) -> None:
+        events, name = self._services.events, subscription.name
         if subscription.gap is not None:
+            events.note_gap(subscription.gap)
             await self.send([notification(name, subscription.gap)])
         beat = trio.current_time() + silence
         while True:
             with trio.move_on_at(beat) as scope:
-                await events.wait_beyond(after)
+                await events.wait_beyond(reader.after)
             if scope.cancelled_caught:
                 await self.send([heartbeat(name, events.head)])
                 beat = trio.current_time() + silence
                 continue
-            items = events.read(after, CHUNK)
-            after = position(items[-1])
+            items = events.read(reader.after, CHUNK)
             messages = [notification(name, item) for item in items if matches(item, subscription.types)]
+            if isinstance(items[0], Gap):
+                events.note_gap(items[0])
             if messages:
                 await self.send(messages)
                 beat = trio.current_time() + silence
+            reader.after = position(items[-1])
+            events.sent[reader.name] += len(messages)

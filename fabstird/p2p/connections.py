@@ -26,7 +26,7 @@ from fabstir_client.types import Connection as ConnectionRecord
 from fabstird.config import ConnectionsConfig, NodeConfig
 from fabstird.events import EventLog
 from fabstird.log import get_logger
-from fabstird.metrics import Counters
+from fabstird.metrics import ConnectionLabels, Counters
 from fabstird.p2p import policy
 from fabstird.p2p.addresses import AddressError, parse
 from fabstird.p2p.bans import Ban
@@ -39,6 +39,7 @@ from fabstird.p2p.policy import Cycle, Retry, Standing, Watermarks
 log = get_logger("connections")
 
 CLOCK_CHECK = 5.0  # seconds between two looks at the wall clock
+IDENTIFY_PUSH = "/ipfs/id/push/1.0.0"
 CLOCK_JUMP = 10.0  # seconds by which it may run away from the steady clock in between
 
 
@@ -261,6 +262,10 @@ class Connections:
         else:
             self._counters.outbound_connections += 1
         self._total += 1
+        labels = connection_labels(link)
+        self._counters.came_up[labels] += 1
+        self._counters.key_types[link.direction_text, link.key_type] += 1
+        self._counters.handshakes[labels[1:]].observe(link.handshake)
         self._history.note(link.peer_id, "connected", address=link.address, detail=link.direction_text)
         peer = self._peers.get(link.peer_id)
         if peer is not None:
@@ -276,6 +281,9 @@ class Connections:
     def disconnected(self, link: Link) -> None:
         reason = link.reason or "error"
         self._counters.closed[reason] += 1
+        labels = connection_labels(link)
+        self._counters.ended[labels] += 1
+        self._counters.durations[labels].observe(trio.current_time() - link.opened)
         self._total -= 1
         self._history.note(link.peer_id, "disconnected", address=link.address, detail=reason)
         peer = self._peers[link.peer_id]
@@ -295,6 +303,9 @@ class Connections:
         addresses = [f"{address}/p2p/{link.peer_id}" for address in info.addresses]
         self._book.seen(link.peer_id, addresses)
         self._history.note(link.peer_id, "identified", detail=info.agent_version)
+        self._counters.identify_protocols.observe(len(info.protocols))
+        self._counters.identify_addresses.observe(len(info.addresses))
+        self._counters.push_support["supported" if IDENTIFY_PUSH in info.protocols else "not supported"] += 1
         self._events.publish(
             PeerIdentified(
                 peer_id=link.peer_id,
@@ -392,6 +403,12 @@ class Connections:
             protocol_version=info.protocol_version if info else None,
             latency=min(latencies) if latencies else None,
         )
+
+
+def connection_labels(link: Link) -> ConnectionLabels:
+    """A connection for the metrics. What a peer could choose freely is not in it."""
+    version = "ip6" if link.address.startswith("/ip6/") else "ip4"
+    return link.direction_text, link.transport, link.security, link.muxer, "false", version
 
 
 def peer_of(address: str) -> str | None:

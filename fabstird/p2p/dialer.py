@@ -10,6 +10,8 @@ from fabstird.metrics import Counters
 from fabstird.p2p.history import History
 from fabstird.p2p.host import DialError, Host, Link
 
+_IP_VERSIONS = {"ip4": "ip4", "dns4": "ip4", "ip6": "ip6", "dns6": "ip6"}
+
 
 @dataclass(slots=True)
 class _Flight:
@@ -18,6 +20,13 @@ class _Flight:
     done: trio.Event = field(default_factory=trio.Event)
     link: Link | None = None
     error: DialError | None = None
+
+
+def dial_labels(address: str) -> tuple[str, str]:
+    """Transport and IP version for the metrics, of any text that is to be dialled: words of a closed set."""
+    parts = address.split("/")
+    transport = next((name for name in ("ws", "quic-v1", "tcp") if name in parts), "other")
+    return transport, _IP_VERSIONS.get(parts[1] if len(parts) > 1 else "", "unknown")
 
 
 class Dialer:
@@ -45,11 +54,16 @@ class Dialer:
 
     async def _begin(self, address: str, peer_id: str | None) -> Link:
         flight = self._flights[address] = _Flight()
+        began = trio.current_time()
         try:
             flight.link = await self._host.dial(address, timeout=self._timeout)
+            self._counters.dials["success",].observe(trio.current_time() - began)
         except DialError as error:
             flight.error = error
             self._counters.failed_connections += 1
+            self._counters.dials["failed",].observe(trio.current_time() - began)
+            transport, version = dial_labels(address)
+            self._counters.dial_errors[transport, error.kind, version] += 1
             self._history.note(peer_id or address, "dial_failed", address=address, detail=str(error))
             raise
         finally:

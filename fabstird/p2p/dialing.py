@@ -24,15 +24,32 @@ _OS_WORDS = {
 }
 
 
+_OS_KINDS = {
+    errno.ECONNREFUSED: "connection refused",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.ETIMEDOUT: "timeout",
+    errno.ECONNRESET: "connection reset",
+    errno.EMFILE: "no resources",
+    errno.ENFILE: "no resources",
+    errno.EADDRNOTAVAIL: "no resources",
+}
+
+
 class DialError(Exception):
-    """The dial failed; the message says why."""
+    """The dial failed; the message says why. ``kind`` is the metrics' word for it, of a small closed set: go-libp2p's
+    "connection refused", "timeout", "deadline" (of the dial as a whole) and "other", and some of ours."""
+
+    def __init__(self, words: str, kind: str = "other") -> None:
+        super().__init__(words)
+        self.kind = kind
 
 
 class DialLimit(DialError):
     """A limit of this node forbids the dial."""
 
     def __init__(self, config_key: str, limit: int, current: int) -> None:
-        super().__init__(f"this node has {current} connections and {config_key} allows {limit}")
+        super().__init__(f"this node has {current} connections and {config_key} allows {limit}", "limit")
         self.config_key = config_key
         self.limit = limit
         self.current = current
@@ -64,6 +81,28 @@ def in_words(error: BaseException) -> str:
         return "the other side is no WebSocket server"
     last = chain[-1]
     return f"{type(last).__name__}: {last}" if str(last) else type(last).__name__
+
+
+def failure(error: BaseException) -> DialError:
+    """The error of a dial or a handshake as a `DialError`."""
+    return DialError(in_words(error), _kind(error))
+
+
+def _kind(error: BaseException) -> str:
+    """The metrics' word, found as `in_words` finds its own."""
+    chain = list(_causes(error))
+    for one in chain:
+        if isinstance(one, DialError):
+            return one.kind
+    if any(isinstance(one, PeerIDMismatchesPubkey) or "Peer ID mismatch" in str(one) for one in chain):
+        return "other peer"
+    for one in chain:
+        if isinstance(one, trio.TooSlowError):
+            return "timeout"
+        if isinstance(one, OSError) and not isinstance(one, IOException):
+            return _OS_KINDS.get(one.errno or 0, "other")
+    upgrading = (IOException, MultiselectError, MultiselectClientError, HandshakeFailure, HandshakeError)
+    return "handshake" if any(isinstance(one, upgrading) for one in chain) else "other"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

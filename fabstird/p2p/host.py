@@ -98,6 +98,7 @@ class Host:
         self.observer = observer
         self._settings = settings
         self._infos: dict[str, PeerInfo] = {}
+        self._identify_sent = self._identify_received = self._identify_pushed = 0
         self._tasks: trio.Nursery | None = None
         self._listening: tuple[list[Address], float, list[str]] = [], 0, []
 
@@ -115,7 +116,7 @@ class Host:
             announce_addrs=announced,
             disable_identify_address_discovery=True,
         )
-        handlers[identify.ID] = identify.answer(self._host, settings.agent)
+        handlers[identify.ID] = identify.answer(self._host, settings.agent, self._answered)
         handlers[identify.PUSH] = identify.accept_push(self._learn)
         handlers[PING] = PingService(self._host).handle_ping
         for protocol, handler in handlers.items():
@@ -178,6 +179,9 @@ class Host:
             stream_errors=swarm.stream_errors,
             bytes_received=swarm.traffic.received,
             bytes_sent=swarm.traffic.sent,
+            identify_sent=self._identify_sent,
+            identify_received=self._identify_received,
+            identify_pushes_received=self._identify_pushed,
         )
 
     def set_limits(self, limits: Limits) -> None:
@@ -202,14 +206,15 @@ class Host:
             with trio.fail_after(timeout):
                 return await self._dial(parse(text))
         except AddressError as error:
-            raise DialError(str(error)) from error
+            raise DialError(str(error), "bad address") from error
         except ResolveError as error:
-            raise DialError(str(error)) from error
+            raise DialError(str(error), "no name") from error
         except trio.TooSlowError as error:
-            raise DialError(f"timed out after {timeout * 1000:.0f} ms") from error
+            raise DialError(f"timed out after {timeout * 1000:.0f} ms", "deadline") from error
 
     async def _dial(self, address: Address) -> Link:
         errors: dict[str, str] = {}
+        kind = "no name"
         for endpoint in await resolve(address):
             try:
                 return await self.swarm.dial_address(endpoint)
@@ -217,9 +222,10 @@ class Host:
                 raise
             except DialError as error:
                 errors[str(endpoint)] = str(error)
+                kind = error.kind
         if len(errors) == 1 and address.kind in ("ip4", "ip6"):
-            raise DialError(next(iter(errors.values())))
-        raise DialError("; ".join(f"{endpoint}: {words}" for endpoint, words in errors.items()))
+            raise DialError(next(iter(errors.values())), kind)
+        raise DialError("; ".join(f"{endpoint}: {words}" for endpoint, words in errors.items()), kind)
 
     async def close_peer(self, peer_id: str, reason: str = "closed") -> int:
         """Close every connection to the peer, concurrently; returns how many there were."""
@@ -307,11 +313,16 @@ class Host:
                 async with self._stream_on(link, identify.ID) as stream:
                     message = await identify.read_message(stream)
             await identify.remember(self._host, stream, message)
+            self._identify_received += 1
             self._learned(link, message)
         except (StreamError, identify.IdentifyError, trio.TooSlowError) as error:
             log.debug("identify failed", peer=link.peer_id, error=str(error) or "timed out")
 
+    def _answered(self) -> None:
+        self._identify_sent += 1
+
     def _learn(self, stream: INetStream, message: Identify) -> None:
+        self._identify_pushed += 1
         peer_id = stream.muxed_conn.peer_id.to_base58()
         for link in self.links(peer_id)[:1]:
             self._learned(link, message)

@@ -48,8 +48,8 @@ class PeerInfo:
     observed: str | None
 
 
-def answer(host: IHost, agent: str) -> StreamHandlerFn:
-    """Handler of `ID`: sends this node's identify message and closes."""
+def answer(host: IHost, agent: str, sent: Callable[[], None]) -> StreamHandlerFn:
+    """Handler of `ID`: sends this node's identify message, calls ``sent``, and closes."""
 
     async def handle(stream: INetStream) -> None:
         message = Identify(
@@ -63,6 +63,7 @@ def answer(host: IHost, agent: str) -> StreamHandlerFn:
         ).SerializeToString()
         with trio.fail_after(DEADLINE):
             await stream.write(varint.encode_uvarint(len(message)) + message)
+            sent()
             await stream.close()
 
     return handle

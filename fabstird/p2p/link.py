@@ -51,9 +51,16 @@ class Link(SwarmConn):
         self.muxer = str(yamux.YAMUX)
         self.opened_at = int(time.time() * 1000)
         self.opened = trio.current_time()
+        self.handshake = 0.0  # seconds from the first byte until it was up
         self.reason: str | None = None
         self.gone = trio.Event()
         self.set_transport_info([address.multiaddr], pipe.get_connection_type())
+
+    @property
+    def key_type(self) -> str:
+        """Of the peer's key, in go-libp2p's spelling: Ed25519, RSA, Secp256k1, ECDSA."""
+        key = getattr(self.muxed_conn.secured_conn, "remote_permanent_pubkey", None)
+        return str(key.get_type().name) if key is not None else "unknown"
 
     @property
     def duration(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -276,6 +277,13 @@ class Node:
             "bans": (len(self._book.bans), MAX_BANS),
             "timelines": (len(self._history), MAX_KEYS),
         }
+
+    def dial_cycles(self) -> Counter[str]:
+        """How many bootstrap and kept addresses are in each phase of their cycle."""
+        return Counter(cycle.phase for cycle in self._running.connections.cycles()) if self._running else Counter()
+
+    def announced_addresses(self) -> list[str]:
+        return self._running.host.announced_addresses() if self._running else []
 
     def totals(self) -> Totals:
         """Over all runs since the daemon started."""

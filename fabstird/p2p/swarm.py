@@ -30,7 +30,7 @@ from multiaddr import Multiaddr
 from fabstird.log import get_logger
 from fabstird.p2p import yamux
 from fabstird.p2p.addresses import Address, expand, parse
-from fabstird.p2p.dialing import DialError, DialLimit, in_words
+from fabstird.p2p.dialing import DialError, DialLimit, failure, in_words
 from fabstird.p2p.link import GOODBYE, Link
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
 from fabstird.p2p.yamux import Liveness, Silence
@@ -181,9 +181,9 @@ class Swarm(LibSwarm):
         if address.peer_id == self.self_id.to_base58():
             raise DialError("that is this node's own peer id")
         if self._nursery is None or self._closing:
-            raise DialError("the node is not running")
+            raise DialError("the node is not running", "canceled")
         if (refusal := self._refusal(address.host, address.peer_id)) is not None:
-            raise DialError(refusal)
+            raise DialError(refusal, "forbidden")
         if self._open >= self.limits.max:
             raise DialLimit("connections.max", self.limits.max, self._open)
         self._open += 1  # here, so that dials which begin together are counted; `_outbound` takes it back
@@ -195,16 +195,18 @@ class Swarm(LibSwarm):
                 return link
         finally:
             self._dialling.discard(scope)
-        raise DialError("the node is stopping")
+        raise DialError("the node is stopping", "canceled")
 
     async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
         """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
         up = False
+        began = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 pipe = await dial(address, nursery, self.traffic)
                 try:
                     link = await self._upgrade(pipe, nursery, address)
+                    link.handshake = trio.current_time() - began
                     up = True
                     await self._live(link, nursery, task_status)
                 finally:
@@ -212,7 +214,7 @@ class Swarm(LibSwarm):
                     nursery.cancel_scope.cancel()
         except Exception as error:
             if not up:
-                raise DialError(in_words(error)) from error
+                raise failure(error) from error
             log.exception("connection failed", address=str(address))
         finally:
             self._open -= 1
@@ -233,12 +235,14 @@ class Swarm(LibSwarm):
         self._inbound_from[remote.host] += 1
         self._open += 1
         up = False
+        began = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
                 try:
                     with trio.fail_after(self.limits.handshake_timeout):
                         pipe = await accept(stream, remote, nursery, self.traffic)
                         link = await self._upgrade(pipe, nursery, remote)
+                        link.handshake = trio.current_time() - began
                     up = True
                     await self._live(link, nursery, trio.TASK_STATUS_IGNORED)
                 finally:
@@ -267,7 +271,7 @@ class Swarm(LibSwarm):
         if remote == self.self_id:
             raise DialError("that is this node's own peer id")
         if (refusal := self._refusal(None, remote.to_base58())) is not None:
-            raise DialError(refusal)
+            raise DialError(refusal, "forbidden")
         muxed = await yamux.upgrade(secured, self.limits.liveness)
         link = Link(muxed, self, pipe, address)
         nursery.start_soon(self._run_muxer, link)

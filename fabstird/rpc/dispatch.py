@@ -15,6 +15,7 @@ import enum
 import inspect
 import math
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,6 +39,7 @@ from fabstir_client.errors import (
 from fabstir_client.types import Params
 from fabstir_client.types_access import Access
 from fabstird.log import get_logger
+from fabstird.metrics import UNKNOWN_METHOD, Counters
 from fabstird.rpc.services import Services
 
 log = get_logger("rpc")
@@ -174,18 +176,16 @@ class Dispatcher:
         try:
             parsed = msgspec.json.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            return _encode(_error(None, ParseError(f"Parse error: {_first_line(error)}")))
+            return _refused(ParseError(f"Parse error: {_first_line(error)}"), call)
         if isinstance(parsed, list) and len(parsed) > self._max_batch:
-            return _encode(
-                _error(
-                    None,
-                    TooLarge(
-                        f"a batch of {len(parsed)} calls; {self._max_batch} are allowed",
-                        limit=self._max_batch,
-                        current=len(parsed),
-                        configKey="api.max_batch",
-                    ),
-                )
+            return _refused(
+                TooLarge(
+                    f"a batch of {len(parsed)} calls; {self._max_batch} are allowed",
+                    limit=self._max_batch,
+                    current=len(parsed),
+                    configKey="api.max_batch",
+                ),
+                call,
             )
         done = _Pass()
         responses = dispatch_to_response(
@@ -194,9 +194,10 @@ class Dispatcher:
         await self._run_all(done.recorded, call)
         if responses is None:
             return None
+        counters = call.services.counters
         if isinstance(responses, list):
-            return _encode([_wire(response) for response in responses]) if responses else None
-        return _encode(_wire(responses))
+            return _encode([_wire(response, counters) for response in responses]) if responses else None
+        return _encode(_wire(responses, counters))
 
     async def _run_all(self, recorded: list[_Recorded], call: Call) -> None:
         if len(recorded) == 1:
@@ -243,6 +244,7 @@ async def _run(item: _Recorded, call: Call) -> None:
         _run_plain(item, call)
         return
     method, limit = item.method, call.services.node.settings.request_timeout
+    began = time.perf_counter()
     try:
         params = _params(item, call)
         # A caller's own deadline is the method's to keep: it knows what to answer then
@@ -254,17 +256,18 @@ async def _run(item: _Recorded, call: Call) -> None:
         outcome = "ok"
     except Exception as error:  # noqa: BLE001 - it becomes the answer, and a defect is logged
         outcome = _fail(item, error)
-    _account(item, call, outcome)
+    _account(item, call, outcome, began)
 
 
 def _run_plain(item: _Recorded, call: Call) -> None:
     """As `_run`, for a handler that is a plain function."""
+    began = time.perf_counter()
     try:
         item.outcome = {"result": item.method.handler(call, _params(item, call))}
         outcome = "ok"
     except Exception as error:  # noqa: BLE001 - as in `_run`
         outcome = _fail(item, error)
-    _account(item, call, outcome)
+    _account(item, call, outcome, began)
 
 
 def _params(item: _Recorded, call: Call) -> Params:
@@ -281,9 +284,9 @@ def _fail(item: _Recorded, error: Exception) -> str:
     return error.code
 
 
-def _account(item: _Recorded, call: Call, outcome: str) -> None:
+def _account(item: _Recorded, call: Call, outcome: str, began: float) -> None:
     method, caller = item.method, call.caller
-    call.services.counters.calls[method.name, outcome] += 1
+    call.services.counters.call(method.name, outcome, time.perf_counter() - began)
     if method.changes:
         log.info(
             "call", method=method.name, outcome=outcome, transport=caller.transport, uid=caller.uid, pid=caller.pid
@@ -369,7 +372,7 @@ def _validate(parsed: Any) -> Any:
     return parsed
 
 
-def _wire(response: Any) -> dict[str, Any]:
+def _wire(response: Any, counters: Counters) -> dict[str, Any]:
     """jsonrpcserver's response as the answer's JSON object; recorded calls bring their own outcome."""
     inner = response._value if hasattr(response, "_value") else response._error
     if isinstance(inner, SuccessResponse):
@@ -377,12 +380,20 @@ def _wire(response: Any) -> dict[str, Any]:
         return {"jsonrpc": "2.0", **recorded.outcome, "id": inner.id}
     assert isinstance(inner, ErrorResponse)
     if inner.code == InvalidRequest.rpc_code:
+        counters.calls[UNKNOWN_METHOD, InvalidRequest.code] += 1
         return _error(inner.id, InvalidRequest("Invalid Request"))
     if inner.code == MethodNotFound.rpc_code:
+        counters.calls[UNKNOWN_METHOD, MethodNotFound.code] += 1
         return _error(inner.id, MethodNotFound(f"Method not found: {inner.data}", method=inner.data))
     log_id = secrets.token_hex(8)
     log.error("jsonrpcserver failed", code=inner.code, detail=str(inner.data), log_id=log_id)
     return _error(inner.id, InternalError("Internal error", logId=log_id))
+
+
+def _refused(error: FabstirError, call: Call) -> bytes:
+    """The answer to a text that holds no call."""
+    call.services.counters.calls[UNKNOWN_METHOD, error.code] += 1
+    return _encode(_error(None, error))
 
 
 def _error(identity: Any, error: FabstirError) -> dict[str, Any]:

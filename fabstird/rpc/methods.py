@@ -171,6 +171,8 @@ async def events(call: Call, params: EventsParams) -> EventsResult:
     wanted = log.oldest - 1 if params.after is None else params.after
     after, gap = _position(log, wanted, params.epoch)
     missed = 0 if gap is None else gap.missed
+    if gap is not None:
+        log.note_gap(gap)
     found: list[Any] = []
     size = 0
     with trio.move_on_after(wait / 1000):
@@ -179,6 +181,7 @@ async def events(call: Call, params: EventsParams) -> EventsResult:
                 after = position(item)
                 if isinstance(item, Gap):
                     missed = item.missed  # the ring went past us while we waited
+                    log.note_gap(item)
                 elif matches(item, types):
                     found.append(envelope(item))
                     size += len(item.body)

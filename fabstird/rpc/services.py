@@ -7,11 +7,13 @@ import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fabstir_client.types import Bound, Status
+import trio
+
+from fabstir_client.types import EVENT_DATA, Bound, Status
 from fabstird import __version__
 from fabstird.config import Config
 from fabstird.events import EventLog
-from fabstird.metrics import Counters, Gauges
+from fabstird.metrics import Counters, Gauges, Readers
 from fabstird.p2p.node import Node
 
 
@@ -46,19 +48,40 @@ class Services:
 
     def bounds(self) -> dict[str, Bound]:
         """Everything that is bounded in number."""
-        found = {
+        return {name: Bound(current, limit) for name, (current, limit) in self._bounds().items()}
+
+    def _bounds(self) -> dict[str, tuple[int, int]]:
+        return {
             **self.node.bounds(),
             "events": (self.events.head + 1 - self.events.oldest, self.config.events.history),
             "fileDescriptors": (len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         }
-        return {name: Bound(current, limit) for name, (current, limit) in found.items()}
 
     def gauges(self) -> Gauges:
-        node = self.node
+        node, events = self.node, self.events
         return Gauges(
+            version=__version__,
             connections=node.connection_count(),
             peers=len(node.peer_ids()),
             started=node.state == "started",
-            events_head=self.events.head,
+            events_head=events.head,
             totals=node.totals(),
+            events={name: events.emitted[name] for name in EVENT_DATA},
+            subscribers={
+                name: sum(reader.types is None or name in reader.types for reader in events.readers)
+                for name in EVENT_DATA
+            },
+            readers={transport: self._readers(transport) for transport in ("ipc", "ws")},
+            lagged=events.lagged,
+            missed=events.missed,
+            cycles=node.dial_cycles(),
+            bounds=self._bounds(),
+            protocols=len(node.protocols()),
+            announced=len(node.announced_addresses()),
+            tasks=trio.lowlevel.current_statistics().tasks_living,
         )
+
+    def _readers(self, transport: str) -> Readers:
+        events = self.events
+        behind = max((events.head - one.after for one in events.readers if one.name == transport), default=0)
+        return Readers(behind, behind >= events.capacity, events.sent[transport])

@@ -17,6 +17,7 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio_websocket import ConnectionClosed
 
+from fabstird.rpc.methods import METHODS
 from tests.functional.running import (
     ANSWER,
     STOP,
@@ -322,6 +323,8 @@ async def test_a_failed_node_says_why_it_is_not_ready(shared: Process) -> None:
 
 
 async def test_prometheus_reads_the_metrics_and_they_are_those_of_the_api(shared: Process) -> None:
+    await post(shared, {"jsonrpc": "2.0", "id": 1, "method": "status"})
+    await post(shared, {"jsonrpc": "2.0", "id": 1, "method": "no.such.method"})
     reply = await fetch(shared, "GET", "/metrics")
     assert (reply.status, reply.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     families = {family.name: family for family in text_string_to_metric_families(reply.body.decode())}
@@ -330,11 +333,13 @@ async def test_prometheus_reads_the_metrics_and_they_are_those_of_the_api(shared
         metrics = await connection.call("metrics")
     assert samples["fabstird_node_started"] == 1
     assert samples["fabstird_connections"] == metrics["connections"] == 0
-    assert samples["libp2p_swarm_dial_errors_total"] == metrics["failedConnections"]
+    assert sum(s.value for s in families["libp2p_swarm_dial_errors"].samples) == metrics["failedConnections"]
     assert samples["fabstird_events_published_total"] == metrics["eventsPublished"]
     assert {s.labels["dir"] for s in families["libp2p_swarm_connections_opened"].samples} == {"inbound", "outbound"}
     calls = {(s.labels["method"], s.labels["outcome"]) for s in families["fabstird_rpc_calls"].samples}
-    assert ("stop", "ok") in calls
+    assert {("status", "ok"), ("unknown", "METHOD_NOT_FOUND")} <= calls
+    assert all(method in {one.name for one in METHODS} | {"unknown"} for method, _ in calls)
+    assert samples["process_open_fds"] > 0
 
 
 async def test_the_openrpc_document_has_the_same_bytes_everywhere(shared: Process) -> None:

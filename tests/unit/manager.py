@@ -41,6 +41,8 @@ class FakeLink:
     transport = "tcp"
     security = "/noise"
     muxer = "/yamux/1.0.0"
+    key_type = "Ed25519"
+    handshake = 0.01
     streams: tuple[object, ...] = ()
     host: FakeHost | None = None
     checked: int = 0  # signs of life asked for

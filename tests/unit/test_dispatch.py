@@ -470,7 +470,11 @@ async def test_calls_are_counted_by_their_outcome() -> None:
     made = call()
     for method in ("get_data", "get_data", "limit", "foobar"):
         await ask(json.dumps({"jsonrpc": "2.0", "method": method, "id": 1}), made)
-    assert made.services.counters.calls == {("get_data", "ok"): 2, ("limit", "LIMIT_EXCEEDED"): 1}
+    assert made.services.counters.calls == {
+        ("get_data", "ok"): 2,
+        ("limit", "LIMIT_EXCEEDED"): 1,
+        ("unknown", "METHOD_NOT_FOUND"): 1,
+    }
 
 
 async def test_a_changing_call_is_logged_with_its_caller(lines: io.StringIO) -> None:
