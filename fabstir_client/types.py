@@ -9,12 +9,16 @@ A field that may be missing has the default ``None`` and is left out of the JSON
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
 Direction = Literal["inbound", "outbound"]
 NodeState = Literal["stopped", "starting", "started", "stopping", "failed"]
+# Plain values whose schema says more than their type: the whole of them stands in the OpenRPC document
+EventType = Annotated[str, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/EventType"})]
+AnyEvent = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Event"})]
+Overrides = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/NodeOverrides"})]
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
@@ -57,14 +61,14 @@ class Params(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", fo
 class NodeOverrides(Params, frozen=True):
     """What ``start(config)`` may override for one run: keys of ``[node]``, in camelCase."""
 
-    bootstrap_nodes: list[str] | None = None
-    listen_addresses: list[str] | None = None
-    enable_dht: bool | None = msgspec.field(default=None, name="enableDHT")
-    enable_mdns: bool | None = msgspec.field(default=None, name="enableMDNS")
-    dial_timeout: int | None = None
-    request_timeout: int | None = None
-    max_retries: int | None = None
-    retry_delay: int | None = None
+    bootstrap_nodes: list[str] | None = None  # multiaddrs with /p2p/<peer id>
+    listen_addresses: list[str] | None = None  # multiaddrs; port 0 takes a free one
+    enable_dht: bool | None = msgspec.field(default=None, name="enableDHT")  # [node] enable_dht
+    enable_mdns: bool | None = msgspec.field(default=None, name="enableMDNS")  # [node] enable_mdns
+    dial_timeout: int | None = None  # ms, applied to every dial
+    request_timeout: int | None = None  # ms, for every call without a timeout of its own
+    max_retries: int | None = None  # re-dials after the first failed dial of a bootstrap node
+    retry_delay: int | None = None  # ms before the first re-dial; doubles each time
 
 
 class NoParams(Params, frozen=True):
@@ -72,11 +76,11 @@ class NoParams(Params, frozen=True):
 
 
 class StartParams(Params, frozen=True):
-    config: dict[str, Any] | None = None  # the keys of NodeOverrides; the daemon checks them as it checks its file
+    config: Overrides | None = None  # for this run only; checked as the configuration file is
 
 
 class ConnectParams(Params, frozen=True):
-    address: str
+    address: str  # a multiaddr with /p2p/<peer id>, or a peer id whose addresses are known
     timeout: int | None = None
 
 
@@ -90,9 +94,9 @@ class PingParams(Params, frozen=True):
 
 
 class SubscribeParams(Params, frozen=True):
-    types: list[str] | None = None
-    after: int | None = None
-    epoch: str | None = None
+    types: list[EventType] | None = None  # only events of these types; all where it is left out
+    after: int | None = None  # begin after the event of this number; after the newest where it is left out
+    epoch: str | None = None  # the run that ``after`` is of; the current one where it is left out
 
 
 class UnsubscribeParams(Params, frozen=True):
@@ -100,17 +104,17 @@ class UnsubscribeParams(Params, frozen=True):
 
 
 class EventsParams(Params, frozen=True):
-    after: int | None = None
-    epoch: str | None = None
-    types: list[str] | None = None
-    limit: int | None = None
-    timeout: int | None = None
+    after: int | None = None  # only events after this number; all that are kept where it is left out
+    epoch: str | None = None  # the run that ``after`` is of; the current one where it is left out
+    types: list[EventType] | None = None  # only events of these types; all where it is left out
+    limit: int | None = None  # events in the answer, 1 to 1000
+    timeout: int | None = None  # ms to wait for an event where there is none yet, 0 to 60000; 0 where it is left out
 
 
 class TagParams(Params, frozen=True):
     peer_id: str
     tag: str
-    value: int
+    value: int  # the higher the sum over a peer's tags, the longer trimming spares it
 
 
 class UntagParams(Params, frozen=True):
@@ -125,35 +129,39 @@ class PeerParams(Params, frozen=True):
 class BanParams(Params, frozen=True):
     """Whom: ``target``, or by the name of what it is, ``peerId``, ``ip`` or ``cidr``; exactly one of them."""
 
-    target: str | None = None
+    target: str | None = None  # a peer id, an IP address or a network in CIDR notation
     duration: int | None = None  # ms; for good where it is left out
-    reason: str | None = None
+    reason: str | None = None  # for people
     peer_id: str | None = None
     ip: str | None = None
     cidr: str | None = None
 
 
 class UnbanParams(Params, frozen=True):
-    target: str | None = None
+    target: str | None = None  # a peer id, an IP address or a network in CIDR notation
     peer_id: str | None = None
     ip: str | None = None
     cidr: str | None = None
 
 
 class KeepParams(Params, frozen=True):
-    address: str
+    address: str  # a multiaddr with /p2p/<peer id>
 
 
 class TargetParams(Params, frozen=True):
     """``target``, or by the name of what it is, ``peerId`` or ``address``; exactly one of them."""
 
-    target: str | None = None
+    target: str | None = None  # a peer id or a multiaddr
     peer_id: str | None = None
     address: str | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------------
 # Results
+
+
+class Empty(Record, frozen=True):
+    """Nothing but that it was done."""
 
 
 class Status(Record, frozen=True):
@@ -173,9 +181,9 @@ class Status(Record, frozen=True):
 
 
 class Connection(Record, frozen=True):
-    address: str
+    address: str  # of the other end
     direction: Direction
-    opened_at: int
+    opened_at: int  # instant
     transport: str  # "tcp" or "ws"
     security: str  # e.g. "/noise"
     muxer: str  # e.g. "/yamux/1.0.0"
@@ -185,10 +193,10 @@ class Connection(Record, frozen=True):
 class Peer(Record, frozen=True):
     peer_id: str
     direction: Direction  # of its oldest connection
-    connected_at: int
+    connected_at: int  # instant
     addresses: list[str]  # known ones, identify's included, with /p2p/
-    connections: list[Connection]
-    protocols: list[str]
+    connections: list[Connection]  # oldest first
+    protocols: list[str]  # protocol ids that it answers, as identify told
     tags: dict[str, int]
     protected: bool
     bootstrap: bool
@@ -207,7 +215,7 @@ class Addresses(Record, frozen=True):
 class Bound(Record, frozen=True):
     """How much there is of something that is bounded, and the bound."""
 
-    current: int
+    current: int  # how much there is
     limit: int
 
 
@@ -215,21 +223,21 @@ class Metrics(Record, frozen=True):
     connected: bool
     peer_id: str
     connections: int
-    total_peers: int
+    total_peers: int  # connected peers
     connected_peers: list[str]
     listen_addresses: list[str]
     bootstrap_nodes: list[str]
     failed_connections: int  # dials that failed, since the daemon started
     successful_connections: int  # connections that came up
-    inbound_connections: int
-    outbound_connections: int
+    inbound_connections: int  # of those
+    outbound_connections: int  # of those
     retries: int  # re-dials of bootstrap nodes begun
     handshakes_failed: int  # inbound connections that did not get through Noise and Yamux
     refused_connections: int  # inbound connections turned away by a limit
     stream_errors: int  # stream handlers that raised, e.g. at garbage from a peer
-    events_published: int
-    bytes_received: int
-    bytes_sent: int
+    events_published: int  # since the daemon started
+    bytes_received: int  # by connections, on the wire
+    bytes_sent: int  # by connections, on the wire
     bounds: dict[str, Bound]  # everything that is bounded in number
     start_time: int | None = None
     uptime: int | None = None
@@ -239,7 +247,7 @@ class ConnectResult(Record, frozen=True):
     peer_id: str
     address: str
     direction: Direction
-    already_connected: bool
+    already_connected: bool  # there was a connection, and no dial
 
 
 class DisconnectResult(Record, frozen=True):
@@ -260,13 +268,13 @@ class PeerTags(Record, frozen=True):
 
 class BanRecord(Record, frozen=True):
     target: str  # a peer id, or a network in CIDR notation
-    since: int
-    until: int | None = None  # for good where it is missing
+    since: int  # instant
+    until: int | None = None  # instant; for good where it is missing
     reason: str | None = None
 
 
 class BanResult(Record, frozen=True):
-    ban: BanRecord
+    ban: BanRecord  # as it is in force
     closed: int  # connections that it ended
 
 
@@ -278,7 +286,7 @@ class UnbanResult(Record, frozen=True):
 class KeepResult(Record, frozen=True):
     peer_id: str
     address: str
-    kept: bool
+    kept: bool  # true
 
 
 class ForgetResult(Record, frozen=True):
@@ -289,7 +297,7 @@ class TimelineEntry(Record, frozen=True):
     time: int
     what: str  # one word for the kind: dial_failed, connected, disconnected, banned …
     address: str | None = None
-    detail: str | None = None
+    detail: str | None = None  # in words
 
 
 class KnownAddress(Record, frozen=True):
@@ -304,17 +312,17 @@ class KnownAddress(Record, frozen=True):
 class Explanation(Record, frozen=True):
     """Everything that is known of a peer, or of an address that names none; ``summary`` says it in one sentence."""
 
-    summary: str
-    connected: bool
+    summary: str  # in one sentence
+    connected: bool  # to this peer
     connections: list[Connection]
     addresses: list[KnownAddress]
     tags: dict[str, int]
     protected: bool
     bootstrap: bool
-    kept: bool
+    kept: bool  # whether an address of it is kept across restarts
     timeline: list[TimelineEntry]  # oldest first
     peer_id: str | None = None
-    ban: BanRecord | None = None
+    ban: BanRecord | None = None  # that keeps it out
 
 
 class SubscribeResult(Record, frozen=True):
@@ -323,8 +331,8 @@ class SubscribeResult(Record, frozen=True):
     subscription: str
     epoch: str
     head: int
-    status: Status
-    peers: list[Peer]
+    status: Status  # at that instant
+    peers: list[Peer]  # at that instant
 
 
 class UnsubscribeResult(Record, frozen=True):
@@ -349,17 +357,23 @@ class EventData(Record, frozen=True):
 
 
 class NodeStarted(EventData, frozen=True):
+    """The node listens. Not told again by a repeated start."""
+
     TYPE = "p2p:started"
     peer_id: str
     listen_addresses: list[str]
 
 
 class NodeStopped(EventData, frozen=True):
+    """The node has stopped; no event of a peer or a connection follows."""
+
     TYPE = "p2p:stopped"
     peer_id: str
 
 
 class PeerConnected(EventData, frozen=True):
+    """A peer's first connection is up; once, however many connections follow."""
+
     TYPE = "peer:connect"
     peer_id: str
     address: str
@@ -367,13 +381,17 @@ class PeerConnected(EventData, frozen=True):
 
 
 class PeerDisconnected(EventData, frozen=True):
+    """A peer's last connection is gone."""
+
     TYPE = "peer:disconnect"
     peer_id: str
     reason: str  # closed_by_peer closed reset timeout dead trimmed banned limit stopped shutdown error
-    duration: int
+    duration: int  # ms since it was connected
 
 
 class PeerIdentified(EventData, frozen=True):
+    """The peer has said what it is: the identify protocol has finished."""
+
     TYPE = "peer:identify"
     peer_id: str
     agent_version: str
@@ -383,31 +401,39 @@ class PeerIdentified(EventData, frozen=True):
 
 
 class ConnectionRetry(EventData, frozen=True):
+    """A dial of a bootstrap node failed, and another follows."""
+
     TYPE = "connection:retry"
     address: str
-    attempt: int
-    max_retries: int
-    delay: int
+    attempt: int  # which re-dial follows: 1 to maxRetries
+    max_retries: int  # [node] max_retries
+    delay: int  # ms until then: retryDelay * 2 ** (attempt - 1)
     error: str
 
 
 class ConnectionFailed(EventData, frozen=True):
+    """The last dial of a bootstrap node failed too; the next cycle begins after [node] keepalive_interval."""
+
     TYPE = "connection:failed"
     address: str
-    attempts: int
-    reason: str
-    error: str
+    attempts: int  # dials: 1 + maxRetries
+    reason: str  # Max retries exceeded
+    error: str  # of the last dial, in words
 
 
 class ConnectionCancelled(EventData, frozen=True):
+    """A stop cut off the dials of a bootstrap node; once an address, before p2p:stopped."""
+
     TYPE = "connection:cancelled"
     address: str
-    attempts: int
+    attempts: int  # dials begun
 
 
 class BootstrapError(EventData, frozen=True):
+    """The first failed dial of a bootstrap node's cycle."""
+
     TYPE = "error"
-    type: str
+    type: str  # BOOTSTRAP_CONNECTION_FAILED
     address: str
     message: str
 
@@ -435,7 +461,7 @@ class Event(Record, frozen=True):
     seq: int
     time: int
     type: str
-    data: Any
+    data: Any  # the struct of its type
 
 
 class Lagged(Record, frozen=True):
@@ -449,6 +475,6 @@ class EventsResult(Record, frozen=True):
     """Answer of the ``events`` method. ``missed`` is None where ``epoch`` was another run's."""
 
     epoch: str
-    head: int
-    events: list[dict[str, Any]]
-    missed: int | None
+    head: int  # number of the newest event; ask on from the last of ``events``, or from here where there is none
+    events: list[AnyEvent]  # oldest first
+    missed: int | None  # entries that are gone, and stand where ``events`` begins

@@ -34,6 +34,7 @@ from fabstir_client.errors import (
     InvalidRequest,
     MethodNotFound,
     ParseError,
+    RpcError,
     TooLarge,
 )
 from fabstir_client.types import Params
@@ -77,7 +78,9 @@ Handler = Callable[[Call, Any], Any]
 class Method:
     """One line of the method table. ``changes``: it changes something, and leaves an audit line in the log.
     ``access``: the level that a caller needs; where the line names none, ``write`` if it changes something, else
-    ``read``. What concerns the daemon itself or its tokens says ``admin``.
+    ``read``. What concerns the daemon itself or its tokens says ``admin``. ``errors``: those that it can answer with
+    beside `openrpc.COMMON_ERRORS`; the tests fail on any other. The handler's docstring is the method's description
+    for users.
 
     Every call is ended after ``request_timeout``, but one that brings a ``timeout``: its handler keeps that.
     """
@@ -89,6 +92,7 @@ class Method:
     handler: Handler
     changes: bool = False
     access: Access | None = None
+    errors: tuple[type[RpcError], ...] = ()
 
     @property
     def needs(self) -> Access:

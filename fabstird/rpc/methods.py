@@ -11,13 +11,22 @@ from typing import Any, Protocol
 
 import trio
 
-from fabstir_client.errors import InvalidParams, MethodNotFound
+from fabstir_client.errors import (
+    DialFailed,
+    InvalidParams,
+    InvalidState,
+    ListenFailed,
+    MethodNotFound,
+    NodeNotRunning,
+    PeerNotFound,
+)
 from fabstir_client.types import (
     Addresses,
     ConnectParams,
     ConnectResult,
     DisconnectParams,
     DisconnectResult,
+    Empty,
     EventsParams,
     EventsResult,
     Metrics,
@@ -34,13 +43,13 @@ from fabstir_client.types import (
     VersionResult,
 )
 from fabstird import __version__
-from fabstird.config import LARGEST
+from fabstird.config import LARGEST, Config
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
 from fabstird.rpc import methods_peers
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
-from fabstird.rpc.openrpc import document
+from fabstird.rpc.openrpc import Document, document
 
 MAX_EVENTS = 1000  # entries in one answer of `events`
 MAX_EVENTS_BYTES = 4 * 1024 * 1024  # of entries in one answer, and at least one; the caller asks on from its last
@@ -60,16 +69,21 @@ class Subscriber(Protocol):
 
 
 async def start(call: Call, params: StartParams) -> Status:
+    """Idempotent. Returns once the node listens, without waiting for any dial; ``config`` holds for this run only.
+    Where the node cannot listen, its state is then "failed", and a corrected ``start`` works."""
     await call.services.node.start(params.config)
     return call.services.status()
 
 
 async def stop(call: Call, _: NoParams) -> Status:
+    """Idempotent. Ends connections, dials and pending retries; the API stays up, and ``start`` works again, with the
+    same peer id."""
     await call.services.node.stop()
     return call.services.status()
 
 
 def status(call: Call, _: NoParams) -> Status:
+    """Answered at once, in every state of the node."""
     return call.services.status()
 
 
@@ -112,10 +126,12 @@ def metrics(call: Call, _: NoParams) -> Metrics:
 
 
 async def connect(call: Call, params: ConnectParams) -> ConnectResult:
+    """Where the peer is connected already, nothing is dialled. A dial asked for here ignores any back-off."""
     return await call.services.node.running_commands().connect(params.address, _timeout(params.timeout))
 
 
 async def disconnect(call: Call, params: DisconnectParams) -> DisconnectResult:
+    """A bootstrap node is then left alone for [node] keepalive_interval."""
     return await call.services.node.running_commands().disconnect(params.peer_id)
 
 
@@ -128,6 +144,8 @@ async def ping(call: Call, params: PingParams) -> PingResult:
 
 
 def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
+    """On IPC and WebSocket. The answer is a snapshot of one instant; notifications follow it, never precede it, and
+    tell all that happens after that instant: ``event``, ``lagged`` where entries are gone, ``heartbeat`` in silence."""
     subscriber = _subscriber(call)
     services = call.services
     after, gap = _position(services.events, params.after, params.epoch)
@@ -143,6 +161,7 @@ def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
 
 
 def unsubscribe(call: Call, params: UnsubscribeParams) -> UnsubscribeResult:
+    """On IPC and WebSocket. Subscriptions also end with their connection."""
     if not _subscriber(call).unsubscribe(params.subscription):
         raise InvalidParams(
             f'Invalid params: subscription: there is no "{params.subscription}" on this connection',
@@ -159,7 +178,7 @@ def _subscriber(call: Call) -> Subscriber:
 
 
 async def events(call: Call, params: EventsParams) -> EventsResult:
-    """Without ``after``: everything that the log still holds, as syncthing's event API gives it."""
+    """The same stream for callers of POST /rpc: a long poll. Without ``after``: everything that the log still holds."""
     log = call.services.events
     types = _types(params.types)
     limit = MAX_EVENTS if params.limit is None else params.limit
@@ -226,6 +245,7 @@ def _timeout(timeout: int | None) -> int | None:
 
 
 def config(call: Call, _: NoParams) -> dict[str, Any]:
+    """Under the keys of the configuration file; tokens are left out."""
     return call.services.config.to_dict()
 
 
@@ -239,6 +259,7 @@ def version(call: Call, _: NoParams) -> VersionResult:
 
 
 def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
+    """The answer comes first."""
     call.after_reply.append(call.services.shutdown)
     return {}
 
@@ -248,21 +269,27 @@ def discover(call: Call, _: NoParams) -> dict[str, Any]:
 
 
 METHODS = [  # this module's own; then one line for each area
-    Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True),
+    Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True,
+           errors=(InvalidState, ListenFailed)),
     Method("stop", NoParams, Status, "Stop the node: end connections, dials and pending retries", stop, changes=True),
     Method("status", NoParams, Status, "State of the node and where the event log stands", status),
     Method("peers", NoParams, list[Peer], "Connected peers, one entry a peer", peers),
     Method("addresses", NoParams, Addresses, "Addresses: listened on, announced, observed by peers", addresses),
     Method("metrics", NoParams, Metrics, "Counters since the daemon started", metrics),
-    Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True),
-    Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True),
-    Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping),
-    Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe),
-    Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe),
+    Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True,
+           errors=(NodeNotRunning, PeerNotFound, DialFailed)),
+    Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True,
+           errors=(NodeNotRunning, PeerNotFound)),
+    Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping,
+           errors=(NodeNotRunning, PeerNotFound, InvalidState)),
+    Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe,
+           errors=(MethodNotFound,)),
+    Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe,
+           errors=(MethodNotFound,)),
     Method("events", EventsParams, EventsResult, "Events after a number; waits for one where there is none", events),
-    Method("config", NoParams, dict[str, Any], "The effective configuration", config),
+    Method("config", NoParams, Config, "The effective configuration", config),
     Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
-    Method("shutdown", NoParams, dict[str, Any], "Stop the daemon, as SIGTERM does", shutdown, True, "admin"),
+    Method("shutdown", NoParams, Empty, "Stop the daemon, as SIGTERM does", shutdown, True, "admin"),
     *methods_peers.METHODS,
-    Method("rpc.discover", NoParams, dict[str, Any], "This document", discover),
+    Method("rpc.discover", NoParams, Document, "This document", discover),
 ]  # fmt: skip

@@ -40,6 +40,7 @@ async def unprotect(call: Call, params: PeerParams) -> PeerTags:
 
 
 async def ban(call: Call, params: BanParams) -> BanResult:
+    """Closes its connections, and refuses it both ways from now on, across restarts."""
     target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
     result = (await call.services.node.commands()).ban(target, params.duration, params.reason)
     await _saved(call)
@@ -58,12 +59,14 @@ async def bans(call: Call, _: NoParams) -> list[BanRecord]:
 
 
 async def keep(call: Call, params: KeepParams) -> KeepResult:
+    """Dialled from now on as a bootstrap node is, across restarts, until ``peer.forget``."""
     result = (await call.services.node.commands()).keep(params.address)
     await _saved(call)
     return result
 
 
 async def forget(call: Call, params: TargetParams) -> ForgetResult:
+    """A connection that is up stays."""
     target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
     result = (await call.services.node.commands()).forget(target)
     await _saved(call)
@@ -71,6 +74,7 @@ async def forget(call: Call, params: TargetParams) -> ForgetResult:
 
 
 async def explain(call: Call, params: TargetParams) -> Explanation:
+    """With the dials, bans, limits and errors that led there."""
     node = call.services.node
     target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
     return (await node.commands()).explain(target, node.state)
@@ -100,10 +104,14 @@ METHODS = [
     Method("peer.untag", UntagParams, PeerTags, "Take a tag from a peer", untag, changes=True),
     Method("peer.protect", PeerParams, PeerTags, "Never trim a peer", protect, changes=True),
     Method("peer.unprotect", PeerParams, PeerTags, "A peer may be trimmed again", unprotect, changes=True),
-    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True),
-    Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True),
+    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True,
+           errors=(InvalidState,)),
+    Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True,
+           errors=(InvalidState,)),
     Method("peer.bans", NoParams, list[BanRecord], "Bans in force", bans),
-    Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True),
-    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True),
+    Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True,
+           errors=(InvalidState,)),
+    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True,
+           errors=(InvalidState,)),
     Method("peer.explain", TargetParams, Explanation, "Why a peer is connected, or is not", explain),
 ]  # fmt: skip

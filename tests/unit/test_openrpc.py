@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fabstir_client.types import EVENT_DATA
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.openrpc import render
 
@@ -39,3 +40,35 @@ def test_every_method_says_what_access_it_needs() -> None:
         assert method.needs in ("read", "write", "admin")
         assert method.needs != "read" or not method.changes, f"{method.name} changes something; readers must not"
     assert {"status": "read", "connect": "write", "shutdown": "admin"}.items() <= told.items()
+
+
+def test_every_parameter_field_and_method_is_described() -> None:
+    document = json.loads(COMMITTED.read_text())
+    silent = [
+        f"{method['name']}({param['name']})"
+        for method in document["methods"]
+        for param in method["params"]
+        if not param["description"]
+    ]
+    for name, schema in document["components"]["schemas"].items():
+        for field, about in schema.get("properties", {}).items():
+            if not {"description", "$ref", "const"} & about.keys() and not name.endswith("Config"):
+                silent.append(f"{name}.{field}")
+    assert silent == [], "say what they mean in a comment behind the field, in fabstir_client/types*.py"
+
+
+def test_the_errors_of_a_method_are_those_that_it_declares() -> None:
+    document = json.loads(COMMITTED.read_text())
+    errors = {
+        method["name"]: {error["$ref"].rpartition("/")[2] for error in method["errors"]}
+        for method in document["methods"]
+    }
+    common = {"INVALID_PARAMS", "TIMEOUT", "TOO_LARGE", "LIMIT_EXCEEDED", "FORBIDDEN", "INTERNAL_ERROR"}
+    assert errors["status"] == common
+    assert errors["connect"] == common | {"NODE_NOT_RUNNING", "PEER_NOT_FOUND", "DIAL_FAILED"}
+
+
+def test_events_are_a_closed_union() -> None:
+    schemas = json.loads(COMMITTED.read_text())["components"]["schemas"]
+    cases = [schemas[case["$ref"].rpartition("/")[2]] for case in schemas["Event"]["oneOf"]]
+    assert [case["properties"]["type"]["const"] for case in cases] == list(EVENT_DATA) == schemas["EventType"]["enum"]

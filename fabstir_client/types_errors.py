@@ -1,0 +1,86 @@
+"""What ``data`` of an error holds, as structs: `ERROR_DATA` has one for each symbolic code.
+
+The daemon raises the errors of `fabstir_client.errors` with these details as keywords; the OpenRPC document shows them,
+and the tests hold every error of a real daemon to them.
+"""
+
+from __future__ import annotations
+
+from fabstir_client.types import NodeState, Record
+
+
+class ErrorData(Record, frozen=True, kw_only=True):
+    """Of every error."""
+
+    code: str  # the symbolic code, which never changes; the message is for people, and may
+    retryable: bool  # whether the same call may succeed later without being changed
+
+
+class MethodNotFoundData(ErrorData, frozen=True, kw_only=True):
+    method: str | None = None  # that was asked for; left out where it exists, but not on this transport
+
+
+class InvalidParamsData(ErrorData, frozen=True, kw_only=True):
+    param: str | None = None  # the parameter that is wrong; left out where it is their number
+    mistakes: list[str] | None = None  # one line a mistake, where a parameter can have several
+    head: int | None = None  # the newest event, where `after` lies beyond it
+
+
+class InternalErrorData(ErrorData, frozen=True, kw_only=True):
+    log_id: str  # finds the whole of it in the daemon's log
+
+
+class NodeNotRunningData(ErrorData, frozen=True, kw_only=True):
+    state: NodeState  # of the node
+
+
+class TimeoutData(ErrorData, frozen=True, kw_only=True):
+    timeout: int  # the deadline that passed, ms
+    peer_id: str | None = None  # whom it was about
+
+
+class LimitData(ErrorData, frozen=True, kw_only=True):
+    """Of an error that names a limit."""
+
+    limit: int  # the most that is allowed
+    current: int  # how much there is, or would have been
+    config_key: str | None  # the key of the configuration that sets the limit; null where none does
+
+
+class PeerNotFoundData(ErrorData, frozen=True, kw_only=True):
+    peer_id: str
+
+
+class DialFailedData(ErrorData, frozen=True, kw_only=True):
+    peer_id: str
+    errors: dict[str, str]  # by address that was tried: the error in words
+
+
+class InvalidStateData(ErrorData, frozen=True, kw_only=True):
+    peer_id: str | None = None  # whom it was about
+    saved: bool | None = None  # false where the change is in effect, but could not be written to the disk
+
+
+class FeatureDisabledData(ErrorData, frozen=True, kw_only=True):
+    config_key: str  # the key of the configuration that enables it
+
+
+class ListenFailedData(ErrorData, frozen=True, kw_only=True):
+    address: str  # that could not be listened on
+    reason: str  # in words
+
+
+ERROR_DATA: dict[str, type[ErrorData]] = {
+    "METHOD_NOT_FOUND": MethodNotFoundData,
+    "INVALID_PARAMS": InvalidParamsData,
+    "INTERNAL_ERROR": InternalErrorData,
+    "NODE_NOT_RUNNING": NodeNotRunningData,
+    "TIMEOUT": TimeoutData,
+    "TOO_LARGE": LimitData,
+    "PEER_NOT_FOUND": PeerNotFoundData,
+    "LIMIT_EXCEEDED": LimitData,
+    "DIAL_FAILED": DialFailedData,
+    "INVALID_STATE": InvalidStateData,
+    "FEATURE_DISABLED": FeatureDisabledData,
+    "LISTEN_FAILED": ListenFailedData,
+}  # any other code has an `ErrorData` alone
