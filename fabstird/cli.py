@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
 import sys
@@ -62,13 +63,15 @@ def _run(options: argparse.Namespace) -> int:
     try:
         settings = config.load(options.config, os.environ, options.set)
     except config.ConfigError as error:
-        return _fail(MISCONFIGURED, *error.mistakes)
+        return _fail_service(MISCONFIGURED, *error.mistakes)
 
     import trio
 
     from fabstird.signals import Signals
 
     signals = Signals()
+    # The watchdog ends a blocked loop by SIGABRT: the log then has the line of Python that blocked it
+    faulthandler.enable()
     from fabstird import log
 
     log.configure(settings.log.level, settings.log.format)
@@ -96,8 +99,8 @@ def _run(options: argparse.Namespace) -> int:
         statuses = {expected.get(type(leaf), CRASHED) for leaf in leaves}
         if statuses & {CRASHED}:
             log.get_logger("daemon").critical("daemon crashed", traceback="".join(traceback.format_exception(error)))
-            return _fail(CRASHED, f"crashed: {leaves[0]!r}; the log has the traceback")
-        return _fail(statuses.pop(), *map(str, leaves))
+            return _fail_service(CRASHED, f"crashed: {leaves[0]!r}; the log has the traceback")
+        return _fail_service(statuses.pop(), *map(str, leaves))
     return STOPPED
 
 
@@ -115,12 +118,12 @@ def _check_config(options: argparse.Namespace) -> int:
 def _id(options: argparse.Namespace) -> int:
     if (missing := _missing()) is not None:
         return missing
-    from fabstird import datadir, identity
+    from fabstird import datadir, identity, systemd
 
     directory = datadir.locate(options.data_dir)
     try:
         datadir.prepare(directory)
-        print(identity.load_or_make(directory / "identity.key").peer_id)
+        print(identity.load_or_make(systemd.credential("identity.key") or directory / "identity.key").peer_id)
     except (datadir.DataDirError, identity.IdentityError) as error:
         return _fail(MISCONFIGURED, str(error))
     return STOPPED
@@ -156,3 +159,11 @@ def _fail(status: int, *lines: str) -> int:
     for line in lines:
         print(f"fabstird: {line}", file=sys.stderr)
     return status
+
+
+def _fail_service(status: int, *lines: str) -> int:
+    """The same for `run`; `systemctl status` goes on showing the words when the process has gone."""
+    from fabstird import systemd
+
+    systemd.notify(systemd.status("; ".join(lines)))
+    return _fail(status, *lines)

@@ -20,19 +20,20 @@ import trio
 
 from fabstir_client.errors import FabstirError, ListenFailed
 from fabstir_client.types import EventData, PeerConnected, PeerDisconnected, PeerIdentified
-from fabstird import __version__, config, datadir, log, tasks
-from fabstird.api import ipc
+from fabstird import __version__, config, datadir, log, systemd, tasks
+from fabstird.api import activation, ipc
+from fabstird.api.activation import Activated
 from fabstird.config import Config
 from fabstird.events import Entry, EventLog
-from fabstird.identity import Identity, load_or_make
+from fabstird.identity import Identity, IdentityError, load_or_make
 from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node, load_libp2p
 from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.services import Services
+from fabstird.service import Supervised, describe, supervised
 from fabstird.signals import Signals
-from fabstird.systemd import notify
 
 logger = log.get_logger("daemon")
 
@@ -73,13 +74,15 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
         events.tap(_log_event)
         node = Node(settings, identity, events, counters, book)
         services = Services(settings, events, counters, node, stopping.set)
-        signals.attach(stopping.set, lambda: _reload(launch, services), _log_tasks)
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
         if settings.node.enable_dht or settings.node.enable_mdns:
             logger.info("enable_dht and enable_mdns have no effect in this version")
-        async with _api(launch, services, token):
-            notify("READY=1", f"STATUS=peer {identity.peer_id}")
-            await _run_node(node, settings.node.auto_start, stopping)
+        activated = activation.assign(systemd.listen_sockets(), settings.api)
+        async with supervised(lambda: describe(node), node.silence, services.canary) as about:
+            signals.attach(stopping.set, lambda: about.reload(lambda: _reload(launch, services)), _log_tasks)
+            async with _api(launch, services, token, activated):
+                about.ready()
+                await _run_node(node, settings.node.auto_start, stopping, about)
     logger.info("daemon stopped")
 
 
@@ -102,6 +105,14 @@ def _fit_descriptors(settings: Config) -> Config:
 
 def _identity(data_dir: Path) -> Identity:
     path = data_dir / "identity.key"
+    if (credential := systemd.credential(path.name)) is not None:
+        try:
+            identity = load_or_make(credential)
+        except IdentityError as error:
+            raise IdentityError(f"{error}; `systemctl cat fabstird` says where the credential comes from") from error
+        if path.exists() and load_or_make(path) != identity:
+            logger.warning("the identity is a credential; the data directory's is not used", file=str(path))
+        return identity
     identity = load_or_make(path)
     if datadir.others_may_read(path):
         logger.warning("the identity file can be read by others", file=str(path), cure=f"chmod 600 {path}")
@@ -109,12 +120,17 @@ def _identity(data_dir: Path) -> Identity:
 
 
 @asynccontextmanager
-async def _api(launch: Launch, services: Services, token: str) -> AsyncIterator[None]:
+async def _api(launch: Launch, services: Services, token: str, activated: Activated) -> AsyncIterator[None]:
     """Every endpoint, and ``api.json`` for as long as they listen."""
     api = services.config.api
     dispatcher = Dispatcher(METHODS, api.max_batch)
     path = datadir.locate_ipc(api.ipc, launch.data_dir, data_dir_given=launch.data_dir_given)
-    async with _ipc(path, services, dispatcher), _http(services, dispatcher, token) as where:
+    if activated.ipc is not None:
+        path = Path(activated.ipc.where)
+    async with (
+        _ipc(path, services, dispatcher, activated.ipc),
+        _http(services, dispatcher, token, activated.http) as where,
+    ):
         if path is None and where is None:
             logger.warning("the API is switched off: [api] ipc and http are both empty")
         about = {"pid": os.getpid(), "epoch": services.events.epoch, "version": __version__}
@@ -132,30 +148,35 @@ async def _api(launch: Launch, services: Services, token: str) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _ipc(path: Path | None, services: Services, dispatcher: Dispatcher) -> AsyncIterator[None]:
+async def _ipc(
+    path: Path | None, services: Services, dispatcher: Dispatcher, passed: systemd.Passed | None
+) -> AsyncIterator[None]:
     if path is None:
         yield
         return
-    async with ipc.serving(path, int(services.config.api.ipc_mode, 8), services, dispatcher):
+    sock = passed.socket if passed is not None else None
+    async with ipc.serving(path, int(services.config.api.ipc_mode, 8), services, dispatcher, sock):
         yield
 
 
 @asynccontextmanager
-async def _http(services: Services, dispatcher: Dispatcher, token: str) -> AsyncIterator[str | None]:
+async def _http(
+    services: Services, dispatcher: Dispatcher, token: str, passed: systemd.Passed | None
+) -> AsyncIterator[str | None]:
     if not services.config.api.http:
         yield None
         return
     http = await trio.to_thread.run_sync(importlib.import_module, "fabstird.api.http")
-    async with http.serving(services, dispatcher, token) as where:
+    async with http.serving(services, dispatcher, token, passed) as where:
         yield where
 
 
-async def _run_node(node: Node, auto_start: bool, stopping: trio.Event) -> None:
+async def _run_node(node: Node, auto_start: bool, stopping: trio.Event, about: Supervised) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(node.run)
         nursery.start_soon(_begin, node, auto_start)
         await stopping.wait()
-        notify("STOPPING=1")
+        about.stopping()
         logger.info("daemon stopping")
         with trio.move_on_after(STOPPING):
             await node.stop("shutdown")
@@ -175,13 +196,13 @@ async def _begin(node: Node, auto_start: bool) -> None:
             logger.error("the node did not start; correct the cause and call start", error=str(error))  # noqa: TRY400
 
 
-def _reload(launch: Launch, services: Services) -> None:
-    """SIGHUP: take over what can change while running; a wrong configuration changes nothing."""
+def _reload(launch: Launch, services: Services) -> str:
+    """SIGHUP: take over what can change while running; a wrong configuration changes nothing. Returns what is wrong."""
     try:
         settings = _fit_descriptors(launch.read_config())
     except config.ConfigError as error:
         logger.error("configuration not reloaded", mistakes=error.mistakes)  # noqa: TRY400
-        return
+        return f"configuration not reloaded: {'; '.join(error.mistakes)}"
     log.set_level(settings.log.level)
     services.node.set_limits(settings.connections)
     running = services.config
@@ -189,6 +210,7 @@ def _reload(launch: Launch, services: Services) -> None:
         running, connections=settings.connections, log=dataclasses.replace(running.log, level=settings.log.level)
     )
     logger.info("configuration reloaded", applied=["log.level", "connections"])
+    return ""
 
 
 def _log_tasks() -> None:

@@ -1,12 +1,34 @@
-"""sd_notify(3), the part a ``Type=notify`` service needs: a datagram to the socket that systemd named."""
+"""systemd's side of the daemon, without its library: sd_notify(3), sd_listen_fds(3), the watchdog and credentials.
+
+Each is a few lines over the environment and a datagram socket. Where systemd is not there, they do nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from fabstird.log import get_logger
+
+FIRST = 3  # the first passed descriptor: SD_LISTEN_FDS_START
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A listening socket from a socket unit. ``name`` is its ``FileDescriptorName=``, ``where`` its path, or its host
+    and port as ``[api] http`` writes them."""
+
+    name: str
+    where: str
+    socket: socket.socket
+
+    @property
+    def is_unix(self) -> bool:
+        return self.socket.family == socket.AF_UNIX
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
@@ -25,3 +47,59 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
         get_logger("systemd").warning("systemd was not told", assignments=list(assignments), error=error.strerror)
         return False
     return True
+
+
+def status(text: str) -> str:
+    """The assignment that shows ``text`` in ``systemctl status``, in one line of printable characters."""
+    line = "".join(char if char.isprintable() else " " for char in text)
+    return f"STATUS={line[:500]}"
+
+
+def reloading() -> tuple[str, str]:
+    """The assignments that begin a reload; ``Type=notify-reload`` wants to know when that was."""
+    return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
+def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
+    """Seconds within which systemd wants ``WATCHDOG=1``; None where it does not, or wants it of another process."""
+    try:
+        microseconds = int(environ.get("WATCHDOG_USEC", ""))
+    except ValueError:
+        return None
+    if microseconds <= 0 or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return microseconds / 1_000_000
+
+
+def listen_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passed]:
+    """The sockets that a socket unit hands over, in the unit's order. They are taken once: a child inherits neither
+    them nor the variables."""
+    pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
+    names = environ.pop("LISTEN_FDNAMES", "").split(":")
+    if pid != str(os.getpid()) or not count.isdecimal():
+        return []
+    passed = []
+    for number in range(int(count)):
+        sock = socket.socket(fileno=FIRST + number)
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        name = names[number] if number < len(names) else ""
+        passed.append(Passed(name, _where(sock), sock))
+    return passed
+
+
+def _where(sock: socket.socket) -> str:
+    address = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return os.fsdecode(address)
+    host, port = address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The file of a credential (``LoadCredential=``); None where the unit gives none of that name."""
+    directory = environ.get("CREDENTIALS_DIRECTORY", "")
+    if not directory:
+        return None
+    path = Path(directory) / name
+    return path if path.exists() else None

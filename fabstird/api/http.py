@@ -26,6 +26,7 @@ from fabstird.rpc.dispatch import Call, Caller, Dispatcher
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.openrpc import render as render_openrpc
 from fabstird.rpc.services import Services
+from fabstird.systemd import Passed
 
 log = get_logger("api.http")
 
@@ -35,8 +36,11 @@ GOING_AWAY, INTERNAL_ERROR = 1001, 1011  # WebSocket close codes, RFC 6455
 
 
 @asynccontextmanager
-async def serving(services: Services, dispatcher: Dispatcher, token: str) -> AsyncIterator[str]:
-    """Serve at ``[api] http`` until the context is left; yields where that really is, e.g. ``127.0.0.1:4780``.
+async def serving(
+    services: Services, dispatcher: Dispatcher, token: str, passed: Passed | None = None
+) -> AsyncIterator[str]:
+    """Serve at ``[api] http``, or on a ``passed`` socket, until the context is left; yields where that really is, e.g.
+    ``127.0.0.1:4780``.
 
     Raises `BindError`.
     """
@@ -44,7 +48,7 @@ async def serving(services: Services, dispatcher: Dispatcher, token: str) -> Asy
     stop = trio.Event()
     app = _make_app(services, dispatcher, stop)
     guarded = Guard(app, token, config.allowed_hosts, config.allowed_origins, config.max_request_bytes)
-    with _listening(config) as (sock, where):
+    with _listening(config, passed) as (sock, where):
         async with trio.open_nursery() as nursery:
             await nursery.start(_serve, guarded, make_config(config.max_request_bytes), sock, stop)
             try:
@@ -62,7 +66,11 @@ async def _serve(
 
 
 @contextmanager
-def _listening(config: ApiConfig) -> Iterator[tuple[socket.socket, str]]:
+def _listening(config: ApiConfig, passed: Passed | None) -> Iterator[tuple[socket.socket, str]]:
+    if passed is not None:
+        with passed.socket as sock:
+            yield sock, f"unix:{passed.where}" if passed.is_unix else passed.where
+        return
     if config.http.startswith("unix:"):
         path = Path(config.http.removeprefix("unix:"))
         with listening(path, int(config.ipc_mode, 8), "[api] http") as sock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -26,12 +26,16 @@ LINGER = 5.0  # seconds for the answers of a caller that has stopped sending
 
 
 @asynccontextmanager
-async def serving(path: Path, mode: int, services: Services, dispatcher: Dispatcher) -> AsyncIterator[None]:
-    """Listen at ``path`` until the context is left; then every connection is ended and the socket file removed.
+async def serving(
+    path: Path, mode: int, services: Services, dispatcher: Dispatcher, passed: socket.socket | None = None
+) -> AsyncIterator[None]:
+    """Listen at ``path`` until the context is left; then every connection is ended and the socket file removed. A
+    ``passed`` socket listens there already, and its file is not ours.
 
     Raises `BindError`.
     """
-    with listening(path, mode, "[api] ipc") as sock:
+    held: AbstractContextManager[socket.socket] = passed or listening(path, mode, "[api] ipc")
+    with held as sock:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         async with trio.open_nursery() as nursery:
             handler = partial(_serve, services, dispatcher)

@@ -92,6 +92,7 @@ class Connections:
         self._dials: dict[str, trio.CancelScope] = {}
         self._asked: set[str] = set()  # peers that a user is disconnecting
         self._poke = trio.Event()
+        self._owed: float | None = None  # since when the loop owes the turn that `silence` asked for
         self.set_limits(limits or ConnectionsConfig())
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -105,7 +106,7 @@ class Connections:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch_clock)
                 while True:
-                    poke = self._poke
+                    poke, self._owed = self._poke, None
                     plan = policy.plan(
                         self._clock(),
                         self._cycles.values(),
@@ -248,6 +249,18 @@ class Connections:
         if address in self._dials:
             self._dials[address].cancel()
         self._wake()
+
+    def dials(self) -> tuple[int, int]:
+        """How many dials are under way, and how many bootstrap and kept addresses wait for theirs."""
+        waiting = sum(cycle.phase in ("due", "waiting", "resting") for cycle in self._cycles.values())
+        return len(self._dialer) if self._dialer is not None else 0, waiting
+
+    def silence(self) -> float:
+        """For how many seconds the loop has owed the turn that an earlier call asked for. Asks for one."""
+        if self._owed is None:
+            self._owed = self._clock()
+            self._wake()
+        return self._clock() - self._owed
 
     def _wake(self) -> None:
         self._poke.set()

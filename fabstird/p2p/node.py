@@ -72,6 +72,7 @@ class Node:
         self._wanted: NodeConfig | None = None  # to be started with this
         self._scope: trio.CancelScope | None = None  # ends the current run
         self._changed = trio.Event()
+        self._entered = time.monotonic()  # the current state
 
     # ----------------------------------------------------------------------------------------------------------------
     # Start and stop
@@ -178,6 +179,7 @@ class Node:
 
     def _enter(self, state: NodeState) -> None:
         self.state = state
+        self._entered = time.monotonic()
         if state != "failed":
             self.error = None
         self._changed.set()
@@ -253,6 +255,17 @@ class Node:
 
     def connection_count(self) -> int:
         return self._running.connections.count() if self._running else 0
+
+    def dials(self) -> tuple[int, int]:
+        """How many dials are under way, and how many bootstrap and kept addresses wait for theirs."""
+        return self._running.connections.dials() if self._running else (0, 0)
+
+    def silence(self) -> float:
+        """For how many seconds the node has owed something: the end of a start or stop or, while it is started, the
+        turn of its dial loop that an earlier call asked for."""
+        if self.state in ("starting", "stopping"):
+            return time.monotonic() - self._entered
+        return self._running.connections.silence() if self._running else 0.0
 
     def listen_addresses(self) -> list[str]:
         return self._running.host.listen_addresses() if self._running else []

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import trio
 
 from fabstir_client.types import EVENT_DATA, Bound, Status
 from fabstird import __version__
+from fabstird.canary import Canary
 from fabstird.config import Config
 from fabstird.events import EventLog
 from fabstird.metrics import Counters, Gauges, Readers
@@ -26,6 +27,7 @@ class Services:
     counters: Counters
     node: Node
     shutdown: Callable[[], None]
+    canary: Canary = field(default_factory=Canary)
 
     def status(self) -> Status:
         """How things stand at this instant. Waits for nothing, so that a snapshot is one instant's."""

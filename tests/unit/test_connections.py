@@ -508,3 +508,28 @@ async def test_a_peers_entry(mock_clock: MockClock, book: Path) -> None:
                 "addresses": [f"/ip4/9.9.9.9/tcp/9/p2p/{A}"],
             },
         )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# How it stands
+
+
+async def test_dials_under_way_and_to_come(mock_clock: MockClock, book: Path) -> None:
+    async with running(mock_clock, book, A1, B1, retry_delay=1000) as bench:
+        assert bench.connections.dials() == (2, 0)
+        bench.dial(A1).fail()
+        await bench.settle()
+        assert bench.connections.dials() == (1, 1)
+        bench.dial(B1).succeed(B)
+        await bench.settle()
+        assert bench.connections.dials() == (0, 1)
+
+
+async def test_the_loop_takes_the_turns_that_it_is_asked_for(mock_clock: MockClock, book: Path) -> None:
+    async with running(mock_clock, book) as bench:
+        for _ in range(3):
+            assert bench.connections.silence() == 0
+            await bench.settle(100)
+    assert bench.connections.silence() >= 0
+    mock_clock.jump(7)
+    assert bench.connections.silence() == 7, "it has ended"

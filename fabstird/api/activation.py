@@ -1,0 +1,45 @@
+"""Which of the sockets that systemd passes is which endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from fabstird.api.errors import BindError
+from fabstird.config import ApiConfig
+from fabstird.systemd import Passed
+
+
+@dataclass(frozen=True, slots=True)
+class Activated:
+    """What each endpoint is to listen on; None where it binds for itself."""
+
+    ipc: Passed | None = None
+    http: Passed | None = None
+
+
+def assign(passed: Iterable[Passed], api: ApiConfig) -> Activated:
+    """A socket named ``ipc`` or ``http`` by its unit is that endpoint's. Of the others, one for TCP or at the path of
+    ``[api] http`` is HTTP's, and a Unix socket is IPC's.
+
+    Raises `BindError` for one that no endpoint is left for: its callers would wait for ever.
+    """
+    found: dict[str, Passed] = {}
+    for one in passed:
+        own = one.name if one.name in ("ipc", "http") else _kind(one, api)
+        if own in found:
+            raise BindError(
+                f"the socket unit passes {found[own].where} and {one.where}, and [api] {own} can be one of them; "
+                "remove the other ListenStream="
+            )
+        if not getattr(api, own):
+            raise BindError(
+                f"the socket unit listens at {one.where}, but [api] {own} is switched off; "
+                "remove that ListenStream=, or switch it on"
+            )
+        found[own] = one
+    return Activated(**found)
+
+
+def _kind(one: Passed, api: ApiConfig) -> str:
+    return "ipc" if one.is_unix and api.http != f"unix:{one.where}" else "http"
