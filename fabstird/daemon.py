@@ -219,5 +219,8 @@ def _log_tasks() -> None:
 
 def _log_event(entry: Entry) -> None:
     data: EventData = entry.data
-    write = logger.debug if isinstance(data, QUIET) else logger.info
+    quiet = isinstance(data, QUIET)
+    if quiet and not log.debugging():
+        return
+    write = logger.debug if quiet else logger.info
     write(entry.type, seq=entry.seq, **{("kind" if key == "type" else key): v for key, v in data.to_dict().items()})

@@ -46,7 +46,11 @@ def configure(level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[
+            structlog.stdlib.filter_by_level,  # first: a line that is not shown costs nothing more
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -61,22 +65,27 @@ def set_level(level: str) -> None:
     adopt_libraries()
 
 
+def debugging() -> bool:
+    """Whether lines of level debug are shown."""
+    return logging.getLogger("fabstird").isEnabledFor(logging.DEBUG)
+
+
 def adopt_libraries() -> None:
     """Bring loggers that a library has set up for itself back under ours; call again after importing libp2p.
 
     libp2p logs what any peer can cause (a failed handshake, a reset) as errors. The connection manager reports each of
     those itself, in our words and once, so the library's own lines are shown at level debug only.
     """
-    debugging = logging.getLogger("fabstird").isEnabledFor(logging.DEBUG)
+    shown = logging.WARNING if debugging() else logging.CRITICAL
     libp2p = logging.getLogger("libp2p")
     libp2p.handlers.clear()
     libp2p.propagate = True
-    libp2p.setLevel(logging.WARNING if debugging else logging.CRITICAL)
+    libp2p.setLevel(shown)
     accepting = logging.getLogger("trio.serve_listeners")  # complains ten times a second without file descriptors
     if not accepting.filters:
         accepting.addFilter(_OnceAMinute())
     for name in ("trio-websocket", "hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
-        logging.getLogger(name).setLevel(logging.WARNING if debugging else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.WARNING if debugging() else logging.ERROR)
 
 
 class Throttled:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, cast
 
 import trio
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
 from libp2p.host.basic_host import BasicHost
@@ -26,20 +27,20 @@ from libp2p.identity.identify.pb.identify_pb2 import Identify
 from libp2p.io.utils import read_exactly
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
-from libp2p.protocol_muxer.exceptions import MultiselectClientError, ProtocolNotSupportedError
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError, ProtocolNotSupportedError
+from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayload
+from libp2p.security.noise.patterns import PatternXX
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.transport.upgrader import TransportUpgrader
 
 from fabstird.log import get_logger
 from fabstird.metrics import Totals
-from fabstird.p2p import identify
+from fabstird.p2p import identify, multistream
 from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
-from fabstird.p2p.link import GOODBYE, Link
+from fabstird.p2p.link import GOODBYE, Link, muxed
 from fabstird.p2p.resolve import ResolveError, resolve
 from fabstird.p2p.swarm import Gate, Limits, Swarm
 from fabstird.p2p.transport import ListenError
@@ -81,11 +82,48 @@ class ProtocolUnsupported(StreamError):
     """The peer does not speak the protocol."""
 
 
+class _SignedOnce(PatternXX):
+    """libp2p's handshake, whose proof of the own key is signed once: it is the same in every handshake."""
+
+    def __init__(self, noise: NoiseTransport) -> None:
+        super().__init__(noise.local_peer, noise.libp2p_privkey, noise.noise_privkey)
+        self._payload = super().make_handshake_payload()
+
+    def make_handshake_payload(self, extensions: NoiseExtensions | None = None) -> NoiseHandshakePayload:
+        return self._payload if extensions is None else super().make_handshake_payload(extensions)
+
+
+class _Noise(NoiseTransport):
+    def __init__(self, key_pair: KeyPair) -> None:
+        super().__init__(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
+        self._pattern = _SignedOnce(self)
+
+    def get_pattern(self) -> PatternXX:
+        return self._pattern
+
+
 class _LibHost(BasicHost):
     """libp2p's host without its own identify client, which runs in a system task (see `identify`)."""
 
     def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
         return None
+
+    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
+        handlers = self.multiselect.handlers
+        try:
+            with trio.fail_after(NEGOTIATION):
+                protocol, rest = await multistream.answer(
+                    net_stream.read, net_stream.write, cast(Container[str], handlers)
+                )
+        except MultiselectError as error:
+            log.debug("no protocol agreed on", peer=str(net_stream.muxed_conn.peer_id), error=str(error))
+            await net_stream.reset()
+            return
+        muxed(net_stream).unread(rest)
+        net_stream.set_protocol(TProtocol(protocol))
+        handler = handlers[TProtocol(protocol)]
+        assert handler is not None  # only protocols with one are ever set
+        await handler(net_stream)
 
 
 class Host:
@@ -105,7 +143,7 @@ class Host:
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
         # Noise and Yamux only: TLS fails with js both ways, plaintext and mplex are no company to keep (trap 19)
-        noise = NoiseTransport(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
+        noise = _Noise(key_pair)
         upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
         self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self, gate)
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
@@ -269,7 +307,11 @@ class Host:
         stream = None
         try:
             stream = await link.new_stream()
-            await MultiselectClient().select_one_of([TProtocol(protocol)], MultiselectCommunicator(stream), NEGOTIATION)
+            try:
+                with trio.fail_after(NEGOTIATION):
+                    muxed(stream).unread(await multistream.ask(stream.read, stream.write, protocol))
+            except trio.TooSlowError as error:
+                raise MultiselectClientError("timed out") from error
             stream.set_protocol(TProtocol(protocol))
             yield stream
             await stream.close()

@@ -23,6 +23,8 @@ from libp2p.utils import varint
 from multiaddr import Multiaddr
 from multiaddr.protocols import P_P2P
 
+from fabstird.p2p.link import muxed
+
 ID = TProtocol("/ipfs/id/1.0.0")
 PUSH = TProtocol("/ipfs/id/push/1.0.0")
 PROTOCOL_VERSION = "ipfs/0.1.0"
@@ -30,6 +32,7 @@ MAX_MESSAGE = 64 * 1024  # bytes; go-libp2p accepts 8 KiB, js-libp2p 8 KiB, with
 MAX_TEXT = 256  # characters of an agent or protocol that are kept
 MAX_ADDRESS = 512  # bytes of one address
 MAX_ITEMS = 256  # protocols, and addresses, of one peer that are kept
+FRESH = 5.0  # seconds for which our own message is not made anew; a new interface is announced after that
 DEADLINE = 10.0  # seconds for one exchange
 
 
@@ -51,22 +54,33 @@ class PeerInfo:
 def answer(host: IHost, agent: str, sent: Callable[[], None]) -> StreamHandlerFn:
     """Handler of `ID`: sends this node's identify message, calls ``sent``, and closes."""
 
+    cached, protocols, until = b"", None, 0.0
+
     async def handle(stream: INetStream) -> None:
-        message = Identify(
-            protocol_version=PROTOCOL_VERSION,
-            agent_version=agent,
-            public_key=host.get_public_key().serialize(),
-            listen_addrs=[address.decapsulate_code(P_P2P).to_bytes() for address in host.get_addrs()],
-            observed_addr=_observed(stream),
-            protocols=[str(protocol) for protocol in host.get_mux().get_protocols() if protocol],
-            signedPeerRecord=env_to_send_in_RPC(host)[0],
-        ).SerializeToString()
+        nonlocal cached, protocols, until
+        now, answered = trio.current_time(), host.get_mux().get_protocols()
+        if now >= until or answered != protocols:
+            cached, protocols, until = _own(host, agent), answered, now + FRESH
+        # Two messages in a row are one with the fields of both (protobuf's encoding)
+        message = cached + Identify(observed_addr=_observed(stream)).SerializeToString()
         with trio.fail_after(DEADLINE):
-            await stream.write(varint.encode_uvarint(len(message)) + message)
+            await muxed(stream).write_last(varint.encode_uvarint(len(message)) + message)
             sent()
             await stream.close()
 
     return handle
+
+
+def _own(host: IHost, agent: str) -> bytes:
+    """What every peer is told alike. Asks the kernel for its interfaces where a wildcard is listened on."""
+    return Identify(
+        protocol_version=PROTOCOL_VERSION,
+        agent_version=agent,
+        public_key=host.get_public_key().serialize(),
+        listen_addrs=[address.decapsulate_code(P_P2P).to_bytes() for address in host.get_addrs()],
+        protocols=[str(protocol) for protocol in host.get_mux().get_protocols() if protocol],
+        signedPeerRecord=env_to_send_in_RPC(host)[0],
+    ).SerializeToString()
 
 
 def accept_push(learn: Callable[[INetStream, Identify], object]) -> StreamHandlerFn:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from typing import Any, Protocol, cast
 
 import trio
+from libp2p.abc import INetStream
 from libp2p.custom_types import StreamHandlerFn
 from libp2p.io.exceptions import IOException
 from libp2p.network.connection.swarm_connection import SwarmConn
-from libp2p.network.stream.net_stream import NetStream
+from libp2p.network.stream.net_stream import NetStream, StreamState
 from libp2p.network.swarm import Swarm as LibSwarm
-from libp2p.stream_muxer.exceptions import MuxedConnUnavailable
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 
 from fabstir_client.types import Direction
 from fabstird.log import Throttled, get_logger
@@ -47,14 +49,14 @@ class Link(SwarmConn):
         self.peer_id = muxed.peer_id.to_base58()
         self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
         self.transport = address.transport
-        self.security = str(getattr(muxed.secured_conn, "negotiated_security_protocol", ""))
+        self.security = str(NOISE)
         self.muxer = str(yamux.YAMUX)
         self.opened_at = int(time.time() * 1000)
         self.opened = trio.current_time()
         self.handshake = 0.0  # seconds from the first byte until it was up
         self.reason: str | None = None
         self.gone = trio.Event()
-        self.set_transport_info([address.multiaddr], pipe.get_connection_type())
+        self.set_transport_info(pipe.get_transport_addresses(), pipe.get_connection_type())
 
     @property
     def key_type(self) -> str:
@@ -87,15 +89,19 @@ class Link(SwarmConn):
     async def _on_muxed_conn_closed(self) -> None:
         self.end(self.pipe.ended or "closed_by_peer")
 
-    async def serve_streams(self) -> None:
-        """Hand each stream that the peer opens to its handler, until the connection ends."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                try:
-                    stream = await self.muxed_conn.accept_stream()
-                except MuxedConnUnavailable:
-                    return  # why it ended is the muxer's to say
-                nursery.start_soon(self._serve_stream, stream)
+    async def _add_stream(self, muxed_stream: Any) -> NetStream:
+        stream = NetStream(muxed_stream, self, None)
+        # Nothing is awaited where it holds its lock, and taking a lock of trio's costs a turn of the loop: here one for
+        # each read of a byte.
+        stream._state_lock = nullcontext()  # type: ignore[assignment]
+        stream._state = StreamState.OPEN
+        self.streams.add(stream)
+        await self.swarm.notify_opened_stream(stream)
+        return stream
+
+    def serve_streams(self, nursery: trio.Nursery) -> None:
+        """Hand each stream that the peer opens to its handler, in ``nursery``."""
+        self.muxed_conn.serve(lambda stream: nursery.start_soon(self._serve_stream, stream))
 
     async def _serve_stream(self, muxed_stream: Any) -> None:
         """One stream, fenced: whatever a peer makes a handler raise ends that stream and nothing else (trap 2)."""
@@ -118,6 +124,11 @@ class Link(SwarmConn):
             await _reset(stream)
         finally:
             self.remove_stream(stream)
+
+
+def muxed(stream: INetStream) -> yamux.Stream:
+    """The stream of ours below libp2p's."""
+    return cast(yamux.Stream, cast(NetStream, stream).muxed_stream)
 
 
 async def _reset(stream: NetStream) -> None:

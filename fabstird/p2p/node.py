@@ -7,8 +7,10 @@ imports it before (LAB.md, trap 16).
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.metadata
+import sys
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -313,8 +315,15 @@ def _limits(config: ConnectionsConfig) -> Limits:
 
 async def load_libp2p() -> None:
     """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
+    first = "fabstird.p2p.commands" not in sys.modules
     await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.commands")
     adopt_libraries()
+    if first:
+        # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and
+        # again; and the collector runs less often than for a script, because a connection is hundreds of objects.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(5000, 20, 20)
 
 
 def libp2p_version() -> str:

@@ -24,11 +24,12 @@ from libp2p.network.exceptions import SwarmException
 from libp2p.network.swarm import Swarm as LibSwarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStoreError
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from fabstird.log import get_logger
-from fabstird.p2p import yamux
+from fabstird.p2p import multistream, yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, failure, in_words
 from fabstird.p2p.link import GOODBYE, Link
@@ -91,6 +92,7 @@ class Swarm(LibSwarm):
         self.limits = limits
         self.observer = observer
         self._gate = gate
+        self._noise = upgrader.security_multistream.transports[NOISE]
         self.traffic = Traffic()
         self.handshakes_failed = 0
         self.refused = 0
@@ -266,7 +268,13 @@ class Swarm(LibSwarm):
     async def _upgrade(self, pipe: Pipe, nursery: trio.Nursery, address: Address) -> Link:
         """Noise, then yamux, whose task runs in ``nursery``. A dial must reach the peer it was meant for."""
         expected = ID.from_base58(address.peer_id) if pipe.is_initiator and address.peer_id else None
-        secured = await self.upgrader.upgrade_security(pipe, pipe.is_initiator, expected)
+        if expected is not None:
+            pipe.unread(await multistream.ask(pipe.read, pipe.write, NOISE))
+            secured = await self._noise.secure_outbound(pipe, expected)
+        else:
+            _, rest = await multistream.answer(pipe.read, pipe.write, (NOISE,))
+            pipe.unread(rest)
+            secured = await self._noise.secure_inbound(pipe)
         remote = secured.get_remote_peer()
         if remote == self.self_id:
             raise DialError("that is this node's own peer id")
@@ -288,7 +296,7 @@ class Swarm(LibSwarm):
         task_status.started(link)
         try:
             await self.notify_connected(link)
-            nursery.start_soon(link.serve_streams)
+            link.serve_streams(nursery)
             await link.event_closed.wait()
             with trio.move_on_after(GOODBYE, shield=True):
                 await self._part(link)

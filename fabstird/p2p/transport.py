@@ -11,6 +11,7 @@ import errno
 import socket
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import cached_property
 from typing import Any
 
 import trio
@@ -29,6 +30,7 @@ from trio_websocket import (
 from fabstird.p2p.addresses import Address, Transport, from_endpoint
 
 BACKLOG = 128
+READ_AHEAD = 4096  # bytes; libp2p reads a length, or one byte of it, at a time, and each would be a system call
 MAX_WS_MESSAGE = 4 * 1024 * 1024  # bytes; a Noise frame has at most 64 KiB, but peers may join several
 
 
@@ -67,6 +69,10 @@ class Pipe(IRawConnection):
     async def write(self, data: bytes) -> None: ...
 
     @abstractmethod
+    def unread(self, data: bytes) -> None:
+        """Give back what was read too far."""
+
+    @abstractmethod
     async def finish(self) -> None:
         """Say that nothing more is sent, and leave reading open. The caller brings the deadline."""
 
@@ -74,11 +80,15 @@ class Pipe(IRawConnection):
         """Close the socket at once; nothing is waited for, so it cannot hang on a peer that reads nothing."""
         await trio.aclose_forcefully(self._stream)
 
+    @cached_property
+    def _multiaddr(self) -> Multiaddr:
+        return self.remote.multiaddr
+
     def get_remote_address(self) -> tuple[str, int]:
         return self.remote.host, self.remote.port
 
     def get_transport_addresses(self) -> list[Multiaddr]:
-        return [self.remote.multiaddr]
+        return [self._multiaddr]
 
     def get_connection_type(self) -> ConnectionType:
         return ConnectionType.DIRECT
@@ -91,16 +101,28 @@ class Pipe(IRawConnection):
 
 
 class TcpPipe(Pipe):
+    """One writer at a time: the handshake's task, then whoever holds the muxer's turn."""
+
     def __init__(self, stream: trio.SocketStream, remote: Address, traffic: Traffic, *, initiator: bool) -> None:
         super().__init__(stream, remote, traffic, initiator=initiator)
-        # Streams of one connection write concurrently; trio allows one writer at a time.
-        self._writing = trio.Lock()
+        self._ahead = b""
 
     async def read(self, n: int | None = None) -> bytes:
         if n == 0:
             return b""
+        data = self._ahead or await self._receive(n if n is not None and n > READ_AHEAD else READ_AHEAD)
+        if n is None or len(data) <= n:
+            self._ahead = b""
+            return data
+        self._ahead = data[n:]
+        return data[:n]
+
+    def unread(self, data: bytes) -> None:
+        self._ahead = data + self._ahead
+
+    async def _receive(self, most: int) -> bytes:
         try:
-            data = await self._stream.receive_some(n)
+            data = await self._stream.receive_some(most)
         except trio.BrokenResourceError as error:
             raise self._broken(error) from error
         except trio.ClosedResourceError as error:
@@ -113,13 +135,12 @@ class TcpPipe(Pipe):
         return bytes(data)
 
     async def write(self, data: bytes) -> None:
-        async with self._writing:
-            try:
-                await self._stream.send_all(data)
-            except trio.BrokenResourceError as error:
-                raise self._broken(error) from error
-            except trio.ClosedResourceError as error:
-                raise ConnectionClosedError("connection closed", transport="tcp") from error
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as error:
+            raise self._broken(error) from error
+        except trio.ClosedResourceError as error:
+            raise ConnectionClosedError("connection closed", transport="tcp") from error
         self._traffic.sent += len(data)
 
     async def finish(self) -> None:
@@ -158,6 +179,9 @@ class WsPipe(Pipe):
             self._traffic.received += len(self._rest)
         data, self._rest = (self._rest, b"") if n is None else (self._rest[:n], self._rest[n:])
         return data
+
+    def unread(self, data: bytes) -> None:
+        self._rest = data + self._rest
 
     async def write(self, data: bytes) -> None:
         try:

@@ -20,9 +20,6 @@ from libp2p.connection_types import ConnectionType
 from libp2p.custom_types import TProtocol
 from libp2p.io.exceptions import IOException
 from libp2p.peer.id import ID
-from libp2p.protocol_muxer.multiselect import Multiselect
-from libp2p.protocol_muxer.multiselect_client import MultiselectClient
-from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
 from libp2p.stream_muxer.exceptions import (
     MuxedConnUnavailable,
     MuxedStreamClosed,
@@ -32,11 +29,11 @@ from libp2p.stream_muxer.exceptions import (
 from multiaddr import Multiaddr
 
 from fabstird.log import get_logger
+from fabstird.p2p import multistream
 
 log = get_logger("p2p.yamux")
 
 YAMUX = TProtocol("/yamux/1.0.0")
-NEGOTIATION = 10  # seconds
 
 _HEADER = struct.Struct(">BBHII")  # version, type, flags, stream id, length
 _DATA, _WINDOW_UPDATE, _PING, _GO_AWAY = range(4)
@@ -72,9 +69,10 @@ class Silence(Exception):
 class Stream(IMuxedStream):
     """One stream. Reading gives what is there, at least a byte. Closing ends our side; the peer's stays readable."""
 
-    def __init__(self, muxer: Muxer, number: int) -> None:
+    def __init__(self, muxer: Muxer, number: int, opening: int) -> None:
         self.muxed_conn: Muxer = muxer
         self.number = number
+        self.opening = opening  # SYN or ACK, for the first frame that we send on it
         self.reset_seen = False
         self.ended_there = False  # the peer sends no more
         self.ended_here = False  # we send no more
@@ -127,7 +125,20 @@ class Stream(IMuxedStream):
         credit, self._read, self._updated = self._read + grown, 0, now
         self._window += grown
         self.receive_window += credit
-        await self.muxed_conn.send(_WINDOW_UPDATE, 0, self.number, credit)
+        await self.muxed_conn.send_on(self, _WINDOW_UPDATE, 0, credit)
+
+    async def write_last(self, data: bytes) -> None:
+        """Send it and end our side; in one write where it is short. The end is a frame of its own: js-libp2p's yamux
+        drops the data of a frame that also ends the stream."""
+        if self.ended_here or self.reset_seen or len(data) > min(self._send_window, CHUNK - _HEADER.size):
+            await self.write(data)
+            await self.close()
+            return
+        self.ended_here = True
+        self._send_window -= len(data)
+        end = _HEADER.pack(0, _WINDOW_UPDATE, _FIN, self.number, 0)
+        await self.muxed_conn.send_on(self, _DATA, 0, len(data), data + end)
+        self.muxed_conn.settle(self)
 
     async def write(self, data: bytes) -> None:
         """Send all of it, waiting for the peer's window as long as the caller lets it. Raises `MuxedStreamClosed`,
@@ -144,7 +155,7 @@ class Stream(IMuxedStream):
             part = view[: min(self._send_window, CHUNK)]
             view = view[len(part) :]
             self._send_window -= len(part)
-            await self.muxed_conn.send(_DATA, 0, self.number, len(part), part)
+            await self.muxed_conn.send_on(self, _DATA, 0, len(part), part)
 
     async def close(self) -> None:
         """End our side. What the peer still sends can be read."""
@@ -152,7 +163,7 @@ class Stream(IMuxedStream):
             return
         self.ended_here = True
         self._writable.unpark_all()
-        await self.muxed_conn.send(_WINDOW_UPDATE, _FIN, self.number, 0)
+        await self.muxed_conn.send_on(self, _WINDOW_UPDATE, _FIN, 0)
         self.muxed_conn.settle(self)
 
     async def reset(self) -> None:
@@ -161,7 +172,13 @@ class Stream(IMuxedStream):
             return
         self.cut()
         self.muxed_conn.settle(self)
-        await self.muxed_conn.send(_WINDOW_UPDATE, _RST, self.number, 0)
+        if self.opening != _SYN:  # else the peer does not know of it
+            await self.muxed_conn.send_on(self, _WINDOW_UPDATE, _RST, 0)
+
+    def unread(self, data: bytes) -> None:
+        """Give back what was read too far."""
+        self.inbox[:0] = data
+        self._read -= len(data)
 
     def set_deadline(self, ttl: int) -> None:
         """Does nothing: callers use trio's cancel scopes."""
@@ -203,16 +220,18 @@ class Stream(IMuxedStream):
 class Muxer(IMuxedConn):
     """The streams of one connection. `start` runs it; its owner closes the connection below it when that returns."""
 
-    def __init__(self, conn: ISecureConn, peer_id: ID, liveness: Liveness) -> None:
+    def __init__(self, conn: ISecureConn, peer_id: ID, liveness: Liveness, came: bytes = b"") -> None:
         self.secured_conn = conn
         self.peer_id = peer_id
         self.event_started = trio.Event()
         self.on_close: Any = None  # libp2p's SwarmConn sets it; `ended` tells the same
         self.ended = trio.Event()  # nothing is read any more
+        self._came = bytearray(came)  # frames that came with the agreement on yamux
         self._initiator = conn.is_initiator
         self._next = 1 if self._initiator else 2
         self._streams: dict[int, Stream] = {}
         self._arrived: deque[Stream] = deque()
+        self._serve: Callable[[Stream], None] | None = None
         self._arrival = trio.lowlevel.ParkingLot()
         self._closed = False
         self._sending = trio.Lock()
@@ -267,9 +286,14 @@ class Muxer(IMuxedConn):
         if self._closed:
             raise MuxedConnUnavailable("the connection is closed")
         number, self._next = self._next, self._next + 2
-        stream = self._streams[number] = Stream(self, number)
-        await self.send(_WINDOW_UPDATE, _SYN, number, 0)
-        return stream
+        stream = self._streams[number] = Stream(self, number, _SYN)
+        return stream  # its first frame tells the peer
+
+    def serve(self, serve: Callable[[Stream], None]) -> None:
+        """Call ``serve`` with each stream that the peer has opened or opens, in place of `accept_stream`."""
+        self._serve = serve
+        while self._arrived:
+            serve(self._arrived.popleft())
 
     async def accept_stream(self) -> Stream:
         while not self._arrived:
@@ -344,21 +368,41 @@ class Muxer(IMuxedConn):
     # ----------------------------------------------------------------------------------------------------------------
     # Frames
 
-    async def send(self, kind: int, flags: int, number: int, length: int, data: bytes | memoryview = b"") -> None:
-        """Write one frame. Cancelled while it waits for its turn, nothing is written; cancelled in the middle, the
-        connection is of no use any more and is closed."""
-        frame = _HEADER.pack(0, kind, flags, number, length) + data
-        async with self._sending:
+    async def send_on(self, stream: Stream, kind: int, flags: int, length: int, data: bytes | memoryview = b"") -> None:
+        """Write one frame of a stream; its first one opens it, or acknowledges that the peer has."""
+        await self.send(kind, flags, stream.number, length, data, stream)
+
+    async def send(
+        self,
+        kind: int,
+        flags: int,
+        number: int,
+        length: int,
+        data: bytes | memoryview = b"",
+        stream: Stream | None = None,
+    ) -> None:
+        """Write one frame, and with it what ``data`` has beyond ``length``. Cancelled while it waits for its turn,
+        nothing is written; cancelled in the middle, the connection is of no use any more and is closed."""
+        if self._sending.locked():
+            await self._sending.acquire()
+        else:
+            self._sending.acquire_nowait()  # `acquire` would give up the task's turn, and this runs for each frame
+        try:
             await trio.lowlevel.checkpoint_if_cancelled()  # from here on Noise counts the message as sent
+            if stream is not None:
+                flags, stream.opening = flags | stream.opening, 0
+            frame = _HEADER.pack(0, kind, flags, number, length) + data
             try:
                 await self.secured_conn.write(frame)
             except trio.Cancelled:
                 self._shut()
                 await self.secured_conn.close()
                 raise
+        finally:
+            self._sending.release()
 
     async def _read_frames(self) -> None:
-        buffer = bytearray()
+        buffer = self._came
         while True:
             while len(buffer) < _HEADER.size:
                 buffer += await self._receive()
@@ -414,10 +458,12 @@ class Muxer(IMuxedConn):
         if self._inbound() >= MAX_STREAMS:
             await self.send(_WINDOW_UPDATE, _RST, number, 0)
             return None
-        stream = self._streams[number] = Stream(self, number)
-        self._arrived.append(stream)
-        self._arrival.unpark_all()
-        await self.send(_WINDOW_UPDATE, _ACK, number, 0)
+        stream = self._streams[number] = Stream(self, number, _ACK)
+        if self._serve is not None:
+            self._serve(stream)
+        else:
+            self._arrived.append(stream)
+            self._arrival.unpark_all()
         return stream
 
     async def _on_ping(self, flags: int, value: int) -> None:
@@ -471,9 +517,8 @@ class Muxer(IMuxedConn):
 
 async def upgrade(secured: ISecureConn, liveness: Liveness) -> Muxer:
     """Agree on yamux over a secured connection. Raises libp2p's errors of the negotiation."""
-    communicator = MultiselectCommunicator(secured)
     if secured.is_initiator:
-        await MultiselectClient().select_one_of([YAMUX], communicator, NEGOTIATION)
+        rest = await multistream.ask(secured.read, secured.write, YAMUX)
     else:
-        await Multiselect({YAMUX: None}).negotiate(communicator, NEGOTIATION)
-    return Muxer(secured, secured.get_remote_peer(), liveness)
+        _, rest = await multistream.answer(secured.read, secured.write, (YAMUX,))
+    return Muxer(secured, secured.get_remote_peer(), liveness, rest)

@@ -63,9 +63,9 @@ async def test_ours_outlives_a_handler_that_raises(handler: Callable[[Any], Awai
         host.set_stream_handler("/demo/1", handler)
         conn, other = await peer.dial(address(host)), await bystander.dial(address(host))
         for _ in range(3):
-            stream = await conn.send_bytes("/demo/1", b"hello")
             with trio.fail_after(5):
                 try:
+                    stream = await conn.send_bytes("/demo/1", b"hello")
                     assert await stream.receive_all() == b""
                 except StreamReset:
                     pass
