@@ -73,14 +73,14 @@ async def test_asking_hands_back_what_came_after_the_agreement() -> None:
 
 
 async def test_a_refusal_has_its_own_error() -> None:
+    wire = Wire(HEADER + NA)
     with pytest.raises(ProtocolNotSupportedError, match="/noise is not supported"):
-        wire = Wire(HEADER + NA)
         await multistream.ask(wire.read, wire.write, "/noise")
 
 
 async def test_another_answer_is_quoted() -> None:
+    wire = Wire(HEADER + b"\x05/tls\n")
     with pytest.raises(MultiselectClientError, match="/noise was answered by '/tls'"):
-        wire = Wire(HEADER + b"\x05/tls\n")
         await multistream.ask(wire.read, wire.write, "/noise")
 
 
