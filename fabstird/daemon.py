@@ -220,7 +220,7 @@ def _log_tasks() -> None:
 def _log_event(entry: Entry) -> None:
     data: EventData = entry.data
     quiet = isinstance(data, QUIET)
-    if quiet and not log.debugging():
+    if quiet and not log.debugging("fabstird.daemon"):
         return
     write = logger.debug if quiet else logger.info
     write(entry.type, seq=entry.seq, **{("kind" if key == "type" else key): v for key, v in data.to_dict().items()})

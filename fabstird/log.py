@@ -1,13 +1,14 @@
 """Logging: structlog in front, the standard library's loggers (libp2p, hypercorn) joined to the same stream.
 
-One line an event on stderr: JSON with stable keys (``time level event`` and then the details), or readable text on a
-terminal. No value that a caller must keep secret is ever passed to a logger; the API never logs a request's query.
+One line an event on stderr: JSON with stable keys (``time level event logger`` and then the details), or readable text
+on a terminal; each with the journal's level in front where systemd's journal reads it. No value that a caller must keep
+secret is ever passed to a logger; the API never logs a request's query.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,8 +17,21 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-QUIET = 60.0  # seconds between two lines of a `Throttled` warning
+from fabstird.loglines import Memory, Repeats, Throttle, harmless, indented, ordered, to_journal, with_prefix
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_OWN = "fabstird"
+# Libraries whose loggers may be turned up. hypercorn's access log is not among them: it shows requests' queries.
+LIBRARIES = ("libp2p", "trio-websocket", "hypercorn.error", "quart.app", "quart.serving")
+_SILENT = ("hypercorn.access",)
+
+memory = Memory()  # of this process: the standard library has one root logger for it, too
+_names: set[str] = {_OWN}  # of our own loggers
+_turned: dict[str, str] = {}  # levels that were set for single loggers
+
+
+class UnknownLogger(ValueError):
+    """There is no such logger; the message names those that there are."""
 
 
 def configure(level: str, form: str) -> None:
@@ -29,20 +43,21 @@ def configure(level: str, form: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
+        structlog.processors.format_exc_info,
     ]
-    renderer: Processor
-    if console:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), timestamp_key="time")
-    else:
-        shared.append(structlog.processors.format_exc_info)
-        renderer = structlog.processors.JSONRenderer()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _add_logger],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _ordered, renderer],
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+            processors=[
+                _add_logger,
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                ordered,
+                _renderer(console, to_journal(os.environ)),
+            ],
         )
     )
+    handler.addFilter(Repeats(_past_filters(handler)))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     structlog.configure(
@@ -58,16 +73,77 @@ def configure(level: str, form: str) -> None:
     set_level(level)
 
 
-def set_level(level: str) -> None:
-    """Change the level of the running process: ``debug``, ``info``, ``warning`` or ``error``."""
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("fabstird").setLevel(_LEVELS[level])
+def _past_filters(handler: logging.Handler) -> Callable[[logging.LogRecord], None]:
+    def write(record: logging.LogRecord) -> None:
+        handler.acquire()
+        try:
+            handler.emit(record)
+        finally:
+            handler.release()
+
+    return write
+
+
+def _renderer(console: bool, journal: bool) -> Processor:
+    """The last step. Python's JSON encoder escapes everything outside printable ASCII, so what a peer sent stays where
+    it belongs; for people the same is done to each text."""
+    as_json = structlog.processors.JSONRenderer(default=repr)
+    colors = console and sys.stderr.isatty()
+    as_text = structlog.dev.ConsoleRenderer(colors=colors, timestamp_key="time", sort_keys=False)
+
+    def render(logger: WrappedLogger, name: str, event: EventDict) -> str:
+        line = as_json(logger, name, dict(event))
+        assert isinstance(line, str)
+        level = str(event.get("level", "info"))
+        memory.add(level, line, event)
+        if console:
+            exception = event.pop("exception", None)
+            line = str(as_text(logger, name, {str(key): harmless(value) for key, value in event.items()}))
+            if exception:
+                line += "\n" + indented(str(exception))
+        return with_prefix(level, line) if journal else line
+
+    return render
+
+
+def set_level(level: str, logger: str | None = None) -> None:
+    """Change the level of the running process: ``debug``, ``info``, ``warning`` or ``error``.
+
+    With ``logger``, of that logger and those below it: one of ours, with or without ``fabstird.`` in front, or one of
+    `LIBRARIES`; ``inherit`` takes that back. Raises `UnknownLogger`.
+    """
+    if logger is None:
+        logging.getLogger().setLevel(logging.WARNING)
+        logging.getLogger(_OWN).setLevel(_LEVELS[level])
+    else:
+        name = _full(logger)
+        if level == "inherit":
+            _turned.pop(name, None)
+            logging.getLogger(name).setLevel(logging.NOTSET)
+        else:
+            _turned[name] = level
     adopt_libraries()
 
 
-def debugging() -> bool:
-    """Whether lines of level debug are shown."""
-    return logging.getLogger("fabstird").isEnabledFor(logging.DEBUG)
+def debugging(logger: str = _OWN) -> bool:
+    """Whether lines of level debug are shown, of the logger with that whole name."""
+    return logging.getLogger(logger).isEnabledFor(logging.DEBUG)
+
+
+def levels() -> tuple[str, dict[str, str]]:
+    """The level, and those of single loggers that were given one of their own."""
+    own = logging.getLogger(_OWN).getEffectiveLevel()
+    return next(name for name, number in _LEVELS.items() if number == own), dict(sorted(_turned.items()))
+
+
+def _full(logger: str) -> str:
+    """The whole name of a logger that exists: an unknown one would be made, and stay."""
+    known = {name.rsplit(".", depth)[0] for name in _names for depth in range(name.count(".") + 1)}
+    for name in (logger, f"{_OWN}.{logger}"):
+        if name in LIBRARIES or (name in known and name != _OWN):
+            return name
+    ours = sorted(name.removeprefix(f"{_OWN}.") for name in known - {_OWN})
+    raise UnknownLogger(f'there is no logger "{logger}"; known are {", ".join([*ours, *LIBRARIES])}')
 
 
 def adopt_libraries() -> None:
@@ -84,28 +160,28 @@ def adopt_libraries() -> None:
     accepting = logging.getLogger("trio.serve_listeners")  # complains ten times a second without file descriptors
     if not accepting.filters:
         accepting.addFilter(_OnceAMinute())
-    for name in ("trio-websocket", "hypercorn.error", "hypercorn.access", "quart.app", "quart.serving"):
+    for name in (*LIBRARIES[1:], *_SILENT):
         logging.getLogger(name).setLevel(logging.WARNING if debugging() else logging.ERROR)
+    for name, level in _turned.items():
+        logging.getLogger(name).setLevel(_LEVELS[level])
 
 
 class Throttled:
-    """Warnings that a peer or a full disk can cause a thousand times a second: one a minute is written, with the number
-    of those that were not."""
+    """Warnings that a peer or a full disk can cause a thousand times a second, each with other details: one a minute is
+    written, with the number of those that were not."""
 
     def __init__(self, logger: FilteringBoundLogger, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._next = -math.inf
-        self._held_back = 0
+        self._throttle = Throttle()
 
     def warning(self, event: str, **details: Any) -> None:
         now = self._clock()
-        if now < self._next:
-            self._held_back += 1
+        if not self._throttle.due(now):
+            self._throttle.held_back += 1
             return
-        if self._held_back:
-            details["held_back"] = self._held_back
-        self._next, self._held_back = now + QUIET, 0
+        if held := self._throttle.take(now):
+            details["held_back"] = held
         self._logger.warning(event, **details)
 
 
@@ -114,20 +190,21 @@ class _OnceAMinute(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._next = -math.inf
+        self._throttle = Throttle()
 
     def filter(self, record: logging.LogRecord) -> bool:
         now = time.monotonic()
-        if now < self._next:
+        if not self._throttle.due(now):
             return False
-        self._next = now + QUIET
+        self._throttle.take(now)
         record.levelno, record.levelname, record.exc_info = logging.WARNING, "WARNING", None
         return True
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """A logger below ``fabstird``; bind details to it, pass values as keywords."""
-    logger: FilteringBoundLogger = structlog.get_logger(f"fabstird.{name}")
+    _names.add(f"{_OWN}.{name}")
+    logger: FilteringBoundLogger = structlog.get_logger(f"{_OWN}.{name}")
     return logger
 
 
@@ -136,8 +213,3 @@ def _add_logger(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     if record is not None:
         event["logger"] = record.name
     return event
-
-
-def _ordered(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    head = {key: event.pop(key) for key in ("time", "level", "event") if key in event}
-    return {**head, **event}
