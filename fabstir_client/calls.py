@@ -5,12 +5,13 @@ All durations that are parameters are integer milliseconds, as on the wire.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from fabstir_client import types
+from fabstir_client import types, types_streams
 from fabstir_client.errors import InvalidConfig
 from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
 
@@ -32,6 +33,11 @@ _banned = result_decoder(types.BanResult)
 _unbanned = result_decoder(types.UnbanResult)
 _bans = result_decoder(list[types.BanRecord])
 _tags = result_decoder(types.PeerTags)
+_answer = result_decoder(types_streams.RequestResult)
+_handled = result_decoder(types_streams.HandleResult)
+_unhandled = result_decoder(types_streams.UnhandleResult)
+_read = result_decoder(types_streams.ReadResult)
+_responded = result_decoder(types_streams.RespondResult)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -142,6 +148,32 @@ def protect(peer_id: str) -> Call[types.PeerTags]:
 
 def unprotect(peer_id: str) -> Call[types.PeerTags]:
     return Call("peer.unprotect", types.PeerParams(peer_id), _tags)
+
+
+def request(
+    peer_id: str, protocol: str, data: bytes, framing: types_streams.Framing | None, timeout: int | None
+) -> Call[types_streams.RequestResult]:
+    params = types_streams.RequestParams(peer_id, protocol, base64.b64encode(data).decode(), framing, timeout)
+    return Call("request", params, _answer, bound(timeout))
+
+
+def handle_protocol(
+    protocol: str, framing: types_streams.Framing | None, deadline: int | None
+) -> Call[types_streams.HandleResult]:
+    return Call("protocol.handle", types_streams.HandleParams(protocol, framing, deadline), _handled)
+
+
+def unhandle_protocol(protocol: str) -> Call[types_streams.UnhandleResult]:
+    return Call("protocol.unhandle", types_streams.ProtocolParams(protocol), _unhandled)
+
+
+def read_request(request_id: str) -> Call[types_streams.ReadResult]:
+    return Call("protocol.read", types_streams.RequestIdParams(request_id), _read)
+
+
+def respond(request_id: str, data: bytes) -> Call[types_streams.RespondResult]:
+    params = types_streams.RespondParams(request_id, base64.b64encode(data).decode())
+    return Call("protocol.respond", params, _responded)
 
 
 def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:

@@ -7,6 +7,7 @@ library nor, over IPC, a WebSocket library. CONTRACT, section 1.
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import sys
 from collections.abc import Sequence
@@ -136,6 +137,12 @@ def _parser() -> argparse.ArgumentParser:
     waiting = command("wait", "wait until a condition holds")
     waiting.add_argument("condition", metavar="CONDITION", type=_condition, help=_CONDITIONS)
     waiting.add_argument("--timeout", type=_seconds, default=60.0, metavar="S", help="seconds to wait (default: 60)")
+    requesting = command("request", "send a message to a peer and print its answer")
+    requesting.add_argument("peer", metavar="PEER", help="its peer id")
+    requesting.add_argument("protocol", metavar="PROTOCOL", help="such as /fabstir/job/1.0.0")
+    requesting.add_argument("text", metavar="TEXT", nargs="?", help="the message; standard input where it is left out")
+    requesting.add_argument("--framing", choices=("u32be", "uvarint", "none"), help="default: uvarint")
+    requesting.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
     calling = command("call", "call any method")
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument("params", metavar="JSON", nargs="?", type=_json, help="its parameters: an object or an array")
@@ -225,6 +232,11 @@ def _call(target: Target, args: argparse.Namespace) -> int:
         params = {"address": args.address}
     elif method in ("disconnect", "ping"):
         params = {"peerId": args.peer}
+    elif method == "request":
+        message = sys.stdin.buffer.read() if args.text is None else args.text.encode("utf-8", "surrogateescape")
+        params = {"peerId": args.peer, "protocol": args.protocol, "data": base64.b64encode(message).decode()}
+        if args.framing is not None:
+            params["framing"] = args.framing
     elif method in PEER:
         names = ("target", "address", "tag", "value", "duration", "reason")
         params = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}

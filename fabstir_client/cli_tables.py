@@ -147,6 +147,17 @@ def _ping(result: dict[str, Any]) -> str:
     return f"{clean(result['peerId'])} answered in {result['rtt']:.2f} ms"
 
 
+def _answer(result: dict[str, Any]) -> str:
+    """The answer as text, line by line; what is no text stays base64."""
+    import base64
+
+    try:
+        text = base64.b64decode(result["data"]).decode()
+    except UnicodeDecodeError:
+        return clean(result["data"])
+    return "\n".join(clean(line) for line in text.removesuffix("\n").split("\n"))
+
+
 def _explain(told: dict[str, Any]) -> str:
     """The answer first, then what it rests on."""
     lines = [clean(told["summary"]), ""]
@@ -236,6 +247,7 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "connect": _connected,
     "disconnect": _disconnected,
     "ping": _ping,
+    "request": _answer,
     "explain": _explain,
     "keep": _kept,
     "forget": _forgotten,

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir_client import calls, types
+from fabstir_client import calls, types, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.errors import ClientTimeout, ConnectionLost, FabstirError
@@ -236,6 +236,37 @@ class Client:
     async def unprotect(self, peer_id: str) -> types.PeerTags:
         """A peer may be trimmed again."""
         return await self._run(calls.unprotect(peer_id))
+
+    async def request(
+        self,
+        peer_id: str,
+        protocol: str,
+        data: bytes,
+        framing: types_streams.Framing | None = None,
+        timeout: int | None = None,
+    ) -> types_streams.RequestResult:
+        """Send one message to a peer on a protocol and read one back; both are framed by ``framing`` (default
+        ``uvarint``). ``timeout`` in ms. The answer's bytes are ``base64.b64decode(result.data)``."""
+        return await self._run(calls.request(peer_id, protocol, data, framing, timeout))
+
+    async def handle_protocol(
+        self, protocol: str, framing: types_streams.Framing | None = None, deadline: int | None = None
+    ) -> types_streams.HandleResult:
+        """Let peers' requests on a protocol become ``stream:request`` events, for as long as this client's connection
+        is open: after one was lost, call this again. Each is to be answered by `respond` within ``deadline`` ms."""
+        return await self._run(calls.handle_protocol(protocol, framing, deadline))
+
+    async def unhandle_protocol(self, protocol: str) -> types_streams.UnhandleResult:
+        """No longer; requests that wait are reset."""
+        return await self._run(calls.unhandle_protocol(protocol))
+
+    async def read_request(self, request_id: str) -> types_streams.ReadResult:
+        """A request that waits, whole: its event carries only small ones."""
+        return await self._run(calls.read_request(request_id))
+
+    async def respond(self, request_id: str, data: bytes) -> types_streams.RespondResult:
+        """Answer a request. Raises `InvalidState` where it does not wait any more."""
+        return await self._run(calls.respond(request_id, data))
 
     async def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

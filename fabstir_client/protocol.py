@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from fabstir_client.errors import BadAnswer, ConnectionLost, FabstirError, InvalidConfig, from_error_object
-from fabstir_client.types import EVENT_DATA, Event, Lagged, Params
+from fabstir_client.types import Event, Lagged, Params
+from fabstir_client.types_events import EVENT_DATA
 
 T = TypeVar("T")
 W = TypeVar("W")

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabstir_client import calls, types
+from fabstir_client import calls, types, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.protocol import Call, Session, T
@@ -189,6 +189,26 @@ class Client:
     def unprotect(self, peer_id: str) -> types.PeerTags:
         """A peer may be trimmed again."""
         return self._run(calls.unprotect(peer_id))
+
+    def request(
+        self,
+        peer_id: str,
+        protocol: str,
+        data: bytes,
+        framing: types_streams.Framing | None = None,
+        timeout: int | None = None,
+    ) -> types_streams.RequestResult:
+        """Send one message to a peer on a protocol and read one back; both are framed by ``framing`` (default
+        ``uvarint``). ``timeout`` in ms. The answer's bytes are ``base64.b64decode(result.data)``."""
+        return self._run(calls.request(peer_id, protocol, data, framing, timeout))
+
+    def read_request(self, request_id: str) -> types_streams.ReadResult:
+        """A request that waits, whole: its event carries only small ones."""
+        return self._run(calls.read_request(request_id))
+
+    def respond(self, request_id: str, data: bytes) -> types_streams.RespondResult:
+        """Answer a request. Raises `InvalidState` where it does not wait any more."""
+        return self._run(calls.respond(request_id, data))
 
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

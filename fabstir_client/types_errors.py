@@ -45,6 +45,7 @@ class LimitData(ErrorData, frozen=True, kw_only=True):
     limit: int  # the most that is allowed
     current: int  # how much there is, or would have been
     config_key: str | None  # the key of the configuration that sets the limit; null where none does
+    peer_id: str | None = None  # whose message it was
 
 
 class PeerNotFoundData(ErrorData, frozen=True, kw_only=True):
@@ -58,6 +59,9 @@ class DialFailedData(ErrorData, frozen=True, kw_only=True):
 
 class InvalidStateData(ErrorData, frozen=True, kw_only=True):
     peer_id: str | None = None  # whom it was about
+    protocol: str | None = None  # what it was about
+    reason: str | None = None  # of a stream: "protocol" where the peer does not speak it, "stream" where that broke
+    request_id: str | None = None  # a peer's request that waits no more
     saved: bool | None = None  # false where the change is in effect, but could not be written to the disk
 
 

@@ -195,6 +195,12 @@ class EventsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class StreamsConfig:
+    max_message_bytes: int = _key(1048576, _size)
+    max_waiting: int = _key(64, _size)
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     level: str = _key("info", _one_of("debug", "info", "warning", "error"))
     format: str = _key("auto", _one_of("auto", "console", "json"))
@@ -208,6 +214,7 @@ class Config:
     connections: ConnectionsConfig = ConnectionsConfig()
     api: ApiConfig = ApiConfig()
     events: EventsConfig = EventsConfig()
+    streams: StreamsConfig = StreamsConfig()
     log: LogConfig = LogConfig()
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -224,6 +231,7 @@ _SECTIONS: dict[str, Any] = {
     "connections": ConnectionsConfig,
     "api": ApiConfig,
     "events": EventsConfig,
+    "streams": StreamsConfig,
     "log": LogConfig,
 }
 _CHECKS: dict[str, dict[str, Check]] = {

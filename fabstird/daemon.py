@@ -20,6 +20,7 @@ import trio
 
 from fabstir_client.errors import FabstirError, ListenFailed
 from fabstir_client.types import EventData, PeerConnected, PeerDisconnected, PeerIdentified
+from fabstir_client.types_streams import StreamEnded, StreamRequest
 from fabstird import __version__, config, datadir, log, systemd, tasks
 from fabstird.api import activation, ipc
 from fabstird.api.activation import Activated
@@ -40,7 +41,13 @@ logger = log.get_logger("daemon")
 STOPPING = 3.0  # seconds for the node to stop; what has not ended then is cut
 DESCRIPTORS = 64  # that are left to the API, files and the process itself
 LAST_WORDS = 0.2  # seconds for subscribers to read the events of the stop
-QUIET = (PeerConnected, PeerDisconnected, PeerIdentified)  # a busy node's log would hold nothing else
+QUIET = (
+    PeerConnected,
+    PeerDisconnected,
+    PeerIdentified,
+    StreamEnded,
+    StreamRequest,
+)  # a busy node's log would hold nothing else
 
 
 @dataclass(frozen=True, slots=True)

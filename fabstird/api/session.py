@@ -47,6 +47,7 @@ class Session:
         self._idle.set()
         self._subscriptions: dict[str, _Subscription] = {}
         self._named = 0
+        self._endings: dict[str, Callable[[], None]] = {}
         self._nursery: trio.Nursery | None = None
 
     @classmethod
@@ -62,6 +63,13 @@ class Session:
                 yield session
             finally:
                 nursery.cancel_scope.cancel()
+                for then in session._endings.values():
+                    then()
+
+    def at_end(self, key: str, then: Callable[[], None]) -> None:
+        """Call ``then`` when the connection ends: what the caller holds here is let go. A key's later one replaces its
+        earlier one."""
+        self._endings[key] = then
 
     async def receive(self, text: bytes) -> None:
         """Take one text from the caller. Returns as soon as its calls run; waits where too many are in flight."""

@@ -109,6 +109,10 @@ class Commands:
             raise InvalidState(f"ping failed: {error}", peerId=peer_id) from error
         raise DeadlineExceeded(f"{peer_id} did not answer within {limit} ms", peerId=peer_id, timeout=limit)
 
+    def peer_id(self, text: str) -> str:
+        """The peer id in its usual form. Raises `InvalidParams`."""
+        return _peer_id("peerId", text)
+
     @property
     def _running(self) -> Connections:
         assert self._connections is not None, "the caller sees to it that the node is started"

@@ -24,7 +24,9 @@ from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING
 from libp2p.host.ping import PING_LENGTH, PingService
 from libp2p.identity.identify.pb.identify_pb2 import Identify
+from libp2p.io.exceptions import IOException
 from libp2p.io.utils import read_exactly
+from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
 from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError, ProtocolNotSupportedError
@@ -32,6 +34,7 @@ from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayloa
 from libp2p.security.noise.patterns import PatternXX
 from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.transport.upgrader import TransportUpgrader
 
 from fabstird.log import get_logger
@@ -49,6 +52,7 @@ from fabstird.p2p.yamux import Liveness
 log = get_logger("p2p.host")
 
 NEGOTIATION = 10  # seconds for agreeing on a stream's protocol
+LINGER = 10.0  # seconds that a peer has to end its side of a stream, once we have what we wanted
 MAX_OBSERVED = 16  # observed addresses that are shown
 INTERFACES_KEPT = 1.0  # seconds that the addresses of interfaces count as known: asking costs 0.1 ms
 
@@ -290,8 +294,12 @@ class Host:
         """Answer a protocol. An exception that leaves ``handler`` resets that stream and is counted, nothing else."""
         self._host.set_stream_handler(TProtocol(protocol), handler)
 
+    def remove_stream_handler(self, protocol: str) -> None:
+        """Answer a protocol no longer; streams that are open go on."""
+        self._host.remove_stream_handler(TProtocol(protocol))
+
     @asynccontextmanager
-    async def stream(self, peer_id: str, protocol: str) -> AsyncIterator[INetStream]:
+    async def stream(self, peer_id: str, protocol: str) -> AsyncIterator[NetStream]:
         """A stream to a connected peer, agreed on ``protocol``. Closed on leaving, reset on any error.
 
         Raises `StreamError`, also for what libp2p raises inside the block.
@@ -303,7 +311,7 @@ class Host:
             yield stream
 
     @asynccontextmanager
-    async def _stream_on(self, link: Link, protocol: str) -> AsyncIterator[INetStream]:
+    async def _stream_on(self, link: Link, protocol: str) -> AsyncIterator[NetStream]:
         stream = None
         try:
             stream = await link.new_stream()
@@ -315,6 +323,8 @@ class Host:
             stream.set_protocol(TProtocol(protocol))
             yield stream
             await stream.close()
+            if self._tasks is not None and not getattr(stream.muxed_stream, "done", True):
+                self._tasks.start_soon(_let_go, stream)
         except BaseException as error:
             if stream is not None:
                 with trio.move_on_after(GOODBYE, shield=True):
@@ -375,6 +385,16 @@ class Host:
         info = identify.to_info(message)
         self._infos[link.peer_id] = info
         self.observer.identified(link, info)
+
+
+async def _let_go(stream: NetStream) -> None:
+    """We are done with a stream and its other side is not: it has a moment, and nothing more to say."""
+    with trio.move_on_after(LINGER):
+        try:
+            await stream.muxed_stream.read(1)
+        except (IOException, MuxedStreamError):
+            return  # it has ended, one way or the other
+    await stream.reset()
 
 
 async def _unset(stream: INetStream) -> None:

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from fabstir_client.types_streams import Framing, RequestResult, RespondResult
     from fabstird.p2p.book import Book
     from fabstird.p2p.commands import Commands
     from fabstird.p2p.connections import Connections
     from fabstird.p2p.host import Host, Limits
+    from fabstird.p2p.streams import Protocols
 
 log = get_logger("node")
 
@@ -64,6 +66,8 @@ class Node:
         self.settings = config.node  # of the current run, or of the last one
         self._base = config.node
         self._limits = config.connections
+        self._streams = config.streams
+        self._protocols: Protocols | None = None  # once libp2p is imported
         self._events = events
         self._counters = counters
         self._book = book
@@ -154,6 +158,8 @@ class Node:
                 gate=connections,
             ) as host:
                 self._running = _Running(host, connections, int(time.time() * 1000), trio.current_time())
+                protocols = await self.protocols_of_users()
+                protocols.attach(host)
                 announced = True
                 self._enter("started")
                 self._events.publish(NodeStarted(peer_id=host.peer_id, listen_addresses=host.listen_addresses()))
@@ -164,6 +170,7 @@ class Node:
                             nursery.start_soon(self._keep_book)
                             await connections.run(host)
                 finally:
+                    protocols.detach()
                     if self.state == "started":  # the daemon itself is ending
                         self._enter("stopping")
         except ListenError as error:
@@ -239,6 +246,32 @@ class Node:
         connections = self._running.connections if self._running else None
         return Commands(self.identity.peer_id, self._book, self._history, connections)
 
+    async def protocols_of_users(self) -> Protocols:
+        """What API connections answer peers on, in any state."""
+        await load_libp2p()
+        from fabstird.p2p.streams import Protocols
+
+        if self._protocols is None:
+            self._protocols = Protocols(self._events, self._streams)
+        return self._protocols
+
+    async def request(self, peer: str, protocol: str, data: str, framing: Framing, timeout: int) -> RequestResult:
+        """As `streams.request`, with base64 data. Raises `NodeNotRunning` too."""
+        commands = self.running_commands()
+        from fabstird.p2p.streams import from_base64, request
+
+        assert self._running is not None
+        return await request(
+            self._running.host, commands, self._streams, peer, protocol, from_base64(data), framing, timeout
+        )
+
+    async def respond(self, request_id: str, data: str) -> RespondResult:
+        """As `Protocols.respond`, with base64 data."""
+        protocols = await self.protocols_of_users()
+        from fabstird.p2p.streams import from_base64
+
+        return await protocols.respond(request_id, from_base64(data))
+
     @property
     def started_at(self) -> int | None:
         """Milliseconds since the epoch; None while it is not started."""
@@ -291,6 +324,7 @@ class Node:
             **self._book.sizes(),
             "bans": (len(self._book.bans), MAX_BANS),
             "timelines": (len(self._history), MAX_KEYS),
+            **(self._protocols.bounds() if self._protocols else {}),
         }
 
     def dial_cycles(self) -> Counter[str]:
@@ -315,8 +349,8 @@ def _limits(config: ConnectionsConfig) -> Limits:
 
 async def load_libp2p() -> None:
     """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
-    first = "fabstird.p2p.commands" not in sys.modules
-    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.commands")
+    first = "fabstird.p2p.streams" not in sys.modules
+    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.streams")
     adopt_libraries()
     if first:
         # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client.types import EVENT_DATA
+from fabstir_client.types_events import EVENT_DATA
 from fabstird.events import Entry, Gap
 
 

@@ -43,13 +43,14 @@ from fabstir_client.types import (
     VersionResult,
 )
 from fabstird import __version__
-from fabstird.config import LARGEST, Config
+from fabstird.config import Config
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
-from fabstird.rpc import methods_peers
+from fabstird.rpc import methods_peers, methods_streams
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
 from fabstird.rpc.openrpc import Document, document
+from fabstird.rpc.params import duration
 
 MAX_EVENTS = 1000  # entries in one answer of `events`
 MAX_EVENTS_BYTES = 4 * 1024 * 1024  # of entries in one answer, and at least one; the caller asks on from its last
@@ -234,10 +235,7 @@ def _types(types: list[str] | None) -> frozenset[str] | None:
 
 
 def _timeout(timeout: int | None) -> int | None:
-    if timeout is not None and not 0 < timeout <= LARGEST:
-        words = "a positive number of milliseconds" if timeout <= 0 else f"{LARGEST} ms at most"
-        raise InvalidParams(f"Invalid params: timeout: must be {words}, not {timeout}", param="timeout")
-    return timeout
+    return duration("timeout", timeout)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -291,5 +289,6 @@ METHODS = [  # this module's own; then one line for each area
     Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
     Method("shutdown", NoParams, Empty, "Stop the daemon, as SIGTERM does", shutdown, True, "admin"),
     *methods_peers.METHODS,
+    *methods_streams.METHODS,
     Method("rpc.discover", NoParams, Document, "This document", discover),
 ]  # fmt: skip

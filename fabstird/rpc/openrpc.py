@@ -28,7 +28,8 @@ from fabstir_client.errors import (
     RpcError,
     TooLarge,
 )
-from fabstir_client.types import EVENT_DATA, Lagged, NodeOverrides, Params, Record
+from fabstir_client.types import Lagged, NodeOverrides, Params, Record
+from fabstir_client.types_events import EVENT_DATA
 from fabstird import __version__, config
 from fabstird.rpc import describe
 from fabstird.rpc.dispatch import Method

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from fabstir_client import errors, types
+from fabstir_client import errors, types, types_events
 from fabstird import __version__
 from fabstird.config import Config
 from tests.functional.running import Connection, Json, Process, ipc, post, process, ws
@@ -685,7 +685,7 @@ async def test_a_subscription_replays_what_it_has_not_seen_and_goes_on(plain: Pr
             assert (event["jsonrpc"], event["method"]) == ("2.0", "event")
             keys(event["params"], "subscription epoch seq time type data")
             assert (event["params"]["subscription"], event["params"]["seq"]) == (subscribed.subscription, number)
-            held(event["params"]["data"], types.EVENT_DATA[event["params"]["type"]])
+            held(event["params"]["data"], types_events.EVENT_DATA[event["params"]["type"]])
         assert [event["params"]["type"] for event in events] == [
             "p2p:started",
             "p2p:stopped",

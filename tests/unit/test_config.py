@@ -20,6 +20,9 @@ from fabstird.config import Config, ConfigError, NodeConfig, load, override_node
 PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
 # CONTRACT, section 2
+OWN_SECTIONS = {  # beyond the contract
+    "streams": {"max_message_bytes": 1048576, "max_waiting": 64},
+}
 CONTRACT = """
 [node]
 auto_start = true                               # start the libp2p node together with the daemon
@@ -93,6 +96,7 @@ def test_the_defaults_are_the_contracts() -> None:
     shown = load(None, {}).to_dict()
     ours = {key: shown["connections"].pop(key) for key in ("ping_interval", "ping_timeout")}  # beyond the contract
     assert ours == {"ping_interval": 15000, "ping_timeout": 10000}
+    assert {section: shown.pop(section) for section in OWN_SECTIONS} == OWN_SECTIONS
     assert shown == tomllib.loads(CONTRACT)
     assert load(None, {}) == Config()
 
@@ -196,6 +200,8 @@ WRONG = [
     ("api.max_batch", 0, f"{WHOLE}, not 0"),
     ("events.history", 0, f"{WHOLE}, not 0"),
     ("events.heartbeat", 0, f"{MILLISECONDS}, not 0"),
+    ("streams.max_message_bytes", 0, f"{WHOLE}, not 0"),
+    ("streams.max_waiting", 0, f"{WHOLE}, not 0"),
     ("log.level", "verbose", 'must be one of debug, info, warning, error, not "verbose"'),
     ("log.level", ["info"], "must be one of debug, info, warning, error"),
     ("log.format", "xml", 'must be one of auto, console, json, not "xml"'),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fabstir_client.types import EVENT_DATA
+from fabstir_client.types_events import EVENT_DATA
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.openrpc import render
 
