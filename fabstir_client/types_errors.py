@@ -6,7 +6,10 @@ and the tests hold every error of a real daemon to them.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fabstir_client.types import NodeState, Record
+from fabstir_client.types_access import Access
 
 
 class ErrorData(Record, frozen=True, kw_only=True):
@@ -65,6 +68,13 @@ class InvalidStateData(ErrorData, frozen=True, kw_only=True):
     saved: bool | None = None  # false where the change is in effect, but could not be written to the disk
 
 
+class ForbiddenData(ErrorData, frozen=True, kw_only=True):
+    method: str  # that was refused
+    needed: Access  # the level that it needs
+    granted: Literal["none", "read", "write", "admin"]  # what the caller has; none where a token has ended
+    methods: list[str] | None = None  # all that the caller's token is for, where that is what stands in the way
+
+
 class FeatureDisabledData(ErrorData, frozen=True, kw_only=True):
     config_key: str  # the key of the configuration that enables it
 
@@ -85,6 +95,7 @@ ERROR_DATA: dict[str, type[ErrorData]] = {
     "LIMIT_EXCEEDED": LimitData,
     "DIAL_FAILED": DialFailedData,
     "INVALID_STATE": InvalidStateData,
+    "FORBIDDEN": ForbiddenData,
     "FEATURE_DISABLED": FeatureDisabledData,
     "LISTEN_FAILED": ListenFailedData,
 }  # any other code has an `ErrorData` alone

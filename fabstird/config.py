@@ -181,11 +181,13 @@ class ConnectionsConfig:
 class ApiConfig:
     ipc: str = _key("auto", _ipc)
     ipc_mode: str = _key("0660", _file_mode)
+    ipc_group_access: str = _key("write", _one_of("read", "write", "admin"))
     http: str = _key("127.0.0.1:4780", _http)
     allowed_hosts: tuple[str, ...] = _key(("localhost", "127.0.0.1", "::1"), _strings)
     allowed_origins: tuple[str, ...] = _key((), _strings)
     max_request_bytes: int = _key(1048576, _size)
     max_batch: int = _key(100, _size)
+    max_tokens: int = _key(256, _size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,12 @@ from fabstird.identity import Identity, IdentityError, load_or_make
 from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node, load_libp2p
+from fabstird.rpc.access import LEVELS
 from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.services import Services
+from fabstird.rpc.tokens import FILE as TOKENS_FILE
+from fabstird.rpc.tokens import Tokens
 from fabstird.service import Supervised, describe, supervised
 from fabstird.signals import Signals
 
@@ -41,6 +44,7 @@ logger = log.get_logger("daemon")
 STOPPING = 3.0  # seconds for the node to stop; what has not ended then is cut
 DESCRIPTORS = 64  # that are left to the API, files and the process itself
 LAST_WORDS = 0.2  # seconds for subscribers to read the events of the stop
+LIVE = ("ipc_group_access", "max_tokens")  # keys of [api] that a reload takes over
 QUIET = (
     PeerConnected,
     PeerDisconnected,
@@ -73,21 +77,26 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
     with datadir.locked(launch.data_dir):
         datadir.sweep(launch.data_dir)
         identity = _identity(launch.data_dir)
-        token = datadir.read_token(launch.data_dir)
+        tokens = Tokens(
+            launch.data_dir / TOKENS_FILE,
+            datadir.read_token(launch.data_dir),
+            lambda: services.config.api.max_tokens,
+        )
+        tokens.load()
         book = Book(launch.data_dir / "peers.json")
         book.load()
         settings = _fit_descriptors(settings)
         events, counters = EventLog(settings.events.history), Counters()
         events.tap(_log_event)
         node = Node(settings, identity, events, counters, book)
-        services = Services(settings, events, counters, node, stopping.set)
+        services = Services(settings, events, counters, node, stopping.set, tokens, {m.name: m.needs for m in METHODS})
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
         if settings.node.enable_dht or settings.node.enable_mdns:
             logger.info("enable_dht and enable_mdns have no effect in this version")
         activated = activation.assign(systemd.listen_sockets(), settings.api)
         async with supervised(lambda: describe(node), node.silence, services.canary) as about:
             signals.attach(stopping.set, lambda: about.reload(lambda: _reload(launch, services)), _log_tasks)
-            async with _api(launch, services, token, activated):
+            async with _api(launch, services, activated):
                 about.ready()
                 await _run_node(node, settings.node.auto_start, stopping, about)
     logger.info("daemon stopped")
@@ -127,7 +136,7 @@ def _identity(data_dir: Path) -> Identity:
 
 
 @asynccontextmanager
-async def _api(launch: Launch, services: Services, token: str, activated: Activated) -> AsyncIterator[None]:
+async def _api(launch: Launch, services: Services, activated: Activated) -> AsyncIterator[None]:
     """Every endpoint, and ``api.json`` for as long as they listen."""
     api = services.config.api
     dispatcher = Dispatcher(METHODS, api.max_batch)
@@ -136,7 +145,7 @@ async def _api(launch: Launch, services: Services, token: str, activated: Activa
         path = Path(activated.ipc.where)
     async with (
         _ipc(path, services, dispatcher, activated.ipc),
-        _http(services, dispatcher, token, activated.http) as where,
+        _http(services, dispatcher, activated.http) as where,
     ):
         if path is None and where is None:
             logger.warning("the API is switched off: [api] ipc and http are both empty")
@@ -167,14 +176,12 @@ async def _ipc(
 
 
 @asynccontextmanager
-async def _http(
-    services: Services, dispatcher: Dispatcher, token: str, passed: systemd.Passed | None
-) -> AsyncIterator[str | None]:
+async def _http(services: Services, dispatcher: Dispatcher, passed: systemd.Passed | None) -> AsyncIterator[str | None]:
     if not services.config.api.http:
         yield None
         return
     http = await trio.to_thread.run_sync(importlib.import_module, "fabstird.api.http")
-    async with http.serving(services, dispatcher, token, passed) as where:
+    async with http.serving(services, dispatcher, passed) as where:
         yield where
 
 
@@ -213,10 +220,14 @@ def _reload(launch: Launch, services: Services) -> str:
     log.set_level(settings.log.level)
     services.node.set_limits(settings.connections)
     running = services.config
+    services.ipc_group.access = LEVELS[settings.api.ipc_group_access]
     services.config = dataclasses.replace(
-        running, connections=settings.connections, log=dataclasses.replace(running.log, level=settings.log.level)
+        running,
+        connections=settings.connections,
+        api=dataclasses.replace(running.api, **{key: getattr(settings.api, key) for key in LIVE}),
+        log=dataclasses.replace(running.log, level=settings.log.level),
     )
-    logger.info("configuration reloaded", applied=["log.level", "connections"])
+    logger.info("configuration reloaded", applied=["log.level", "connections", *(f"api.{key}" for key in LIVE)])
     return ""
 
 

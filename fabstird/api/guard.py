@@ -6,7 +6,6 @@ which is what stops DNS rebinding and cross-site requests; the token stops other
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
@@ -15,12 +14,14 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from fabstird.log import get_logger
+from fabstird.rpc.access import Grant
 
 log = get_logger("api.guard")
 
 Scope = dict[str, Any]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 OPEN_PATHS = ("/healthz", "/readyz")
+GRANT = "fabstird.grant"  # where the scope of a request holds what its token grants
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +31,19 @@ class Refusal:
 
 
 class Guard:
-    """An ASGI application in front of another."""
+    """An ASGI application in front of another. ``find`` gives what a token grants, None where there is no such token;
+    the application finds it in the scope, under `GRANT`."""
 
     def __init__(
-        self, app: App, token: str, allowed_hosts: Iterable[str], allowed_origins: Iterable[str], max_bytes: int
+        self,
+        app: App,
+        find: Callable[[bytes], Grant | None],
+        allowed_hosts: Iterable[str],
+        allowed_origins: Iterable[str],
+        max_bytes: int,
     ) -> None:
         self._app = app
-        self._token = token.encode()
+        self._find = find
         self._hosts = {host.lower() for host in allowed_hosts}
         self._origins = set(allowed_origins)
         self._max_bytes = max_bytes
@@ -74,8 +81,13 @@ class Guard:
                 return Refusal(HTTPStatus.FORBIDDEN, "this Origin is not in [api] allowed_origins")
             if scope["type"] == "http" and scope["method"] == "OPTIONS":
                 return None
-        if scope["path"] not in OPEN_PATHS and not self._authorized(scope, headers):
-            return Refusal(HTTPStatus.UNAUTHORIZED, "needs Authorization: Bearer <api.token>")
+        if scope["path"] not in OPEN_PATHS:
+            grant = self._find(_token(scope, headers))
+            if grant is None:
+                return Refusal(HTTPStatus.UNAUTHORIZED, "needs Authorization: Bearer <api.token>")
+            if (why := grant.ended()) is not None:
+                return Refusal(HTTPStatus.UNAUTHORIZED, why)
+            scope[GRANT] = grant
         if scope["type"] == "http" and scope["method"] == "POST":
             content_type = _single(headers, b"content-type") or b""
             if content_type.split(b";")[0].strip().lower() != b"application/json":
@@ -87,15 +99,16 @@ class Guard:
                 )
         return None
 
-    def _authorized(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> bool:
-        given = b""
-        if b"authorization" in headers:
-            scheme, _, credentials = (_single(headers, b"authorization") or b"").partition(b" ")
-            given = credentials.strip() if scheme.lower() == b"bearer" else b""
-        elif scope["type"] == "websocket" and scope["path"] == "/ws":
-            tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
-            given = tokens[0].encode() if len(tokens) == 1 else b""
-        return hmac.compare_digest(given, self._token)
+
+def _token(scope: Scope, headers: dict[bytes, list[bytes]]) -> bytes:
+    """The token that the request brings; empty where it brings none, or, what nothing honest does, several."""
+    if b"authorization" in headers:
+        scheme, _, credentials = (_single(headers, b"authorization") or b"").partition(b" ")
+        return credentials.strip() if scheme.lower() == b"bearer" else b""
+    if scope["type"] == "websocket" and scope["path"] == "/ws":
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        return tokens[0].encode() if len(tokens) == 1 else b""
+    return b""
 
 
 def _headers(scope: Scope) -> dict[bytes, list[bytes]]:

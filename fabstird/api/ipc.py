@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -16,7 +17,8 @@ from fabstir_client.errors import TooLarge
 from fabstird.api.session import Session
 from fabstird.api.unix import listening
 from fabstird.log import get_logger
-from fabstird.rpc.dispatch import Caller, Dispatcher
+from fabstird.rpc.access import Caller, Grant
+from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.services import Services
 
 log = get_logger("api.ipc")
@@ -37,8 +39,9 @@ async def serving(
     held: AbstractContextManager[socket.socket] = passed or listening(path, mode, "[api] ipc")
     with held as sock:
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        group = _group_of(path)
         async with trio.open_nursery() as nursery:
-            handler = partial(_serve, services, dispatcher)
+            handler = partial(_serve, services, dispatcher, group)
             nursery.start_soon(partial(trio.serve_listeners, handler_nursery=nursery), handler, [listener])
             try:
                 yield
@@ -46,20 +49,54 @@ async def serving(
                 nursery.cancel_scope.cancel()
 
 
-async def _serve(services: Services, dispatcher: Dispatcher, stream: trio.SocketStream) -> None:
-    pid, uid, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+async def _serve(services: Services, dispatcher: Dispatcher, group: int | None, stream: trio.SocketStream) -> None:
+    caller = _caller(stream.socket, services.ipc_group, group)
 
     async def send(messages: list[bytes]) -> None:
         await stream.send_all(b"\n".join(messages) + b"\n")
 
     async with stream:
         try:
-            async with Session.open(services, dispatcher, Caller("ipc", uid, pid), send) as session:
+            async with Session.open(services, dispatcher, caller, send) as session:
                 await _read_lines(session, stream, services.config.api.max_request_bytes)
                 with trio.move_on_after(LINGER):
                     await session.finish()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("a caller has gone", uid=uid, pid=pid)
+            log.debug("a caller has gone", uid=caller.uid, pid=caller.pid)
+
+
+OWNER = Grant("admin", "the user that runs the daemon")
+OTHERS = Grant(
+    "read", "being neither the daemon's user nor in the group of the IPC socket", cure="join that group, or use a token"
+)
+SO_PEERGROUPS = 59  # <asm-generic/socket.h>; Python 3.11 has no name for it
+MOST_GROUPS = 65536  # NGROUPS_MAX of Linux
+
+
+def _group_of(path: Path) -> int | None:
+    """The group of the socket's file; None where there is none, as with an abstract socket that systemd made."""
+    try:
+        return os.stat(path).st_gid
+    except FileNotFoundError:
+        return None
+
+
+def _caller(sock: trio.socket.SocketType, group_grant: Grant, group: int | None) -> Caller:
+    """Who connected, as the kernel noted it then, and what that user may do."""
+    pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid in (os.geteuid(), 0):
+        grant = OWNER
+    elif group == gid or group in _groups(sock):
+        grant = group_grant
+    else:
+        grant = OTHERS
+    return Caller("ipc", grant, uid, pid)
+
+
+def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
+    """The supplementary groups of the process that connected."""
+    packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
 async def _read_lines(session: Session, stream: trio.SocketStream, limit: int) -> None:

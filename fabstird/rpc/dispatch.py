@@ -29,6 +29,7 @@ from jsonrpcserver.response import ErrorResponse, SuccessResponse
 from fabstir_client.errors import (
     DeadlineExceeded,
     FabstirError,
+    Forbidden,
     InternalError,
     InvalidParams,
     InvalidRequest,
@@ -41,20 +42,13 @@ from fabstir_client.types import Params
 from fabstir_client.types_access import Access
 from fabstird.log import get_logger
 from fabstird.metrics import UNKNOWN_METHOD, Counters
+from fabstird.rpc.access import Caller as Caller
+from fabstird.rpc.access import admit
 from fabstird.rpc.services import Services
 
 log = get_logger("rpc")
 
 BATCH_CONCURRENCY = 16  # calls of one batch that run at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls, as far as the transport knows."""
-
-    transport: str  # ipc, http or ws
-    uid: int | None = None
-    pid: int | None = None
 
 
 @dataclass(slots=True)
@@ -115,6 +109,7 @@ class _Recorded:
     positional: tuple[Any, ...] | list[Any]
     named: dict[str, Any]
     outcome: dict[str, Any] = field(default_factory=dict)
+    id: Any = None  # of the request, for the audit
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -195,6 +190,8 @@ class Dispatcher:
         responses = dispatch_to_response(
             "", self._registry, context=done, deserializer=lambda _: _prepared(parsed), validator=_validate
         )
+        for response in responses if isinstance(responses, list) else [responses]:
+            _name(response)
         await self._run_all(done.recorded, call)
         if responses is None:
             return None
@@ -230,10 +227,10 @@ def _well_formed_single(text: bytes) -> _Request | None:
 
 
 def _recorded(method: Method, waits: bool, request: _Request) -> _Recorded:
-    params = request.params
+    params, identity = request.params, None if request.id is msgspec.UNSET else request.id
     if type(params) is list:
-        return _Recorded(method, waits, params, {})
-    return _Recorded(method, waits, (), params if type(params) is dict else {})
+        return _Recorded(method, waits, params, {}, id=identity)
+    return _Recorded(method, waits, (), params if type(params) is dict else {}, id=identity)
 
 
 def _single_answer(item: _Recorded, request: _Request) -> bytes | None:
@@ -243,12 +240,16 @@ def _single_answer(item: _Recorded, request: _Request) -> bytes | None:
 
 
 async def _run(item: _Recorded, call: Call) -> None:
-    """Carry a recorded call out; its outcome is a result or an error object, never an exception."""
+    """Carry a recorded call out; its outcome is a result or an error object, never an exception.
+
+    Whatever way a call takes to its handler, `_params` comes before and `_account` after it: access and the audit are
+    held there, and nowhere else.
+    """
     if not item.waits:
         _run_plain(item, call)
         return
     method, limit = item.method, call.services.node.settings.request_timeout
-    began = time.perf_counter()
+    began, outcome = time.perf_counter(), "CANCELLED"
     try:
         params = _params(item, call)
         # A caller's own deadline is the method's to keep: it knows what to answer then
@@ -260,7 +261,8 @@ async def _run(item: _Recorded, call: Call) -> None:
         outcome = "ok"
     except Exception as error:  # noqa: BLE001 - it becomes the answer, and a defect is logged
         outcome = _fail(item, error)
-    _account(item, call, outcome, began)
+    finally:  # also where the caller went away
+        _account(item, call, outcome, began)
 
 
 def _run_plain(item: _Recorded, call: Call) -> None:
@@ -275,7 +277,8 @@ def _run_plain(item: _Recorded, call: Call) -> None:
 
 
 def _params(item: _Recorded, call: Call) -> Params:
-    """What comes before any handler. Raises `FabstirError`."""
+    """What comes before any handler. Raises `Forbidden` or `InvalidParams`."""
+    admit(item.method.name, item.method.needs, call.caller)
     return _convert(item.method, item.positional, item.named)
 
 
@@ -289,11 +292,21 @@ def _fail(item: _Recorded, error: Exception) -> str:
 
 
 def _account(item: _Recorded, call: Call, outcome: str, began: float) -> None:
-    method, caller = item.method, call.caller
-    call.services.counters.call(method.name, outcome, time.perf_counter() - began)
-    if method.changes:
-        log.info(
-            "call", method=method.name, outcome=outcome, transport=caller.transport, uid=caller.uid, pid=caller.pid
+    """What comes after any handler: the count, and the audit's line."""
+    method, caller, took = item.method, call.caller, time.perf_counter() - began
+    call.services.counters.call(method.name, outcome, took)
+    if method.changes or outcome == Forbidden.code:
+        call.services.audit.add(
+            method.name,
+            dict(zip(_signature(method.params).known, item.positional, strict=False)) or item.named,
+            outcome,
+            took,
+            transport=caller.transport,
+            id=None if item.id is None else _encode(item.id).decode(),
+            uid=caller.uid,
+            pid=caller.pid,
+            token=caller.grant.token,
+            remote=caller.remote,
         )
 
 
@@ -374,6 +387,14 @@ def _validate(parsed: Any) -> Any:
     if type(parsed) is not list and not _well_formed(parsed):
         raise ValueError
     return parsed
+
+
+def _name(response: Any) -> None:
+    """Tell a recorded call the id of its request; notifications have neither response nor id."""
+    inner = getattr(response, "_value", None)
+    if isinstance(inner, SuccessResponse):
+        recorded: Any = inner.result
+        recorded.id = inner.id
 
 
 def _wire(response: Any, counters: Counters) -> dict[str, Any]:

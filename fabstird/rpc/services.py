@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import trio
 
 from fabstir_client.types import EVENT_DATA, Bound, Status
+from fabstir_client.types_access import Access
 from fabstird import __version__
 from fabstird.canary import Canary
 from fabstird.config import Config
 from fabstird.events import EventLog
 from fabstird.metrics import Counters, Gauges, Readers
 from fabstird.p2p.node import Node
+from fabstird.rpc.access import LEVELS, Grant
+from fabstird.rpc.audit import KEPT as AUDIT_KEPT
+from fabstird.rpc.audit import Audit
+from fabstird.rpc.tokens import Tokens
 
 
 @dataclass(slots=True)
@@ -27,7 +32,18 @@ class Services:
     counters: Counters
     node: Node
     shutdown: Callable[[], None]
+    tokens: Tokens
+    access: Mapping[str, Access] = field(default_factory=dict)  # what each method needs
     canary: Canary = field(default_factory=Canary)
+    audit: Audit = field(default_factory=Audit)
+    ipc_group: Grant = field(init=False)  # of the members of the IPC socket's group; a reload changes it
+
+    def __post_init__(self) -> None:
+        self.ipc_group = Grant(
+            LEVELS[self.config.api.ipc_group_access],
+            "the group of the IPC socket",
+            cure="call as the user that runs the daemon or as root, or set [api] ipc_group_access",
+        )
 
     def status(self) -> Status:
         """How things stand at this instant. Waits for nothing, so that a snapshot is one instant's."""
@@ -55,7 +71,9 @@ class Services:
     def _bounds(self) -> dict[str, tuple[int, int]]:
         return {
             **self.node.bounds(),
+            "auditEntries": (len(self.audit), AUDIT_KEPT),
             "events": (self.events.head + 1 - self.events.oldest, self.config.events.history),
+            "tokens": (len(self.tokens), self.config.api.max_tokens),
             "fileDescriptors": (len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         }
 

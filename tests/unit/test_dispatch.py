@@ -26,8 +26,10 @@ from fabstird.identity import Identity
 from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node
-from fabstird.rpc.dispatch import BATCH_CONCURRENCY, Call, Caller, Dispatcher, Method
+from fabstird.rpc.access import Caller, Grant
+from fabstird.rpc.dispatch import BATCH_CONCURRENCY, Call, Dispatcher, Method
 from fabstird.rpc.services import Services
+from fabstird.rpc.tokens import Tokens
 
 SECRET = "the text of an exception"
 MAX_BATCH = 50
@@ -142,11 +144,13 @@ METHODS = [
 ]
 
 
-def call(config: Config | None = None) -> Call:
+def call(config: Config | None = None, grant: Grant | None = None) -> Call:
     config = config or Config()
     events, counters = EventLog(10), Counters()
     node = Node(config, Identity.from_seed(bytes(32)), events, counters, Book(Path("never written")))
-    return Call(Services(config, events, counters, node, lambda: None), Caller("ipc", uid=1000, pid=4711))
+    tokens = Tokens(Path("never written"), "no token of anybody", lambda: 0)
+    caller = Caller("ipc", grant or Grant("admin", "the test"), uid=1000, pid=4711)
+    return Call(Services(config, events, counters, node, lambda: None, tokens), caller)
 
 
 async def dispatch(text: bytes, into: Call | None = None) -> bytes | None:
