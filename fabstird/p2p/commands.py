@@ -30,6 +30,7 @@ from fabstird.p2p.connections import Connections
 from fabstird.p2p.explain import explain
 from fabstird.p2p.history import History
 from fabstird.p2p.host import DialError, DialLimit, Link, ProtocolUnsupported, StreamError
+from fabstird.p2p.race import NoneConnected, race
 
 
 class Commands:
@@ -76,19 +77,22 @@ class Commands:
         return peer_id, addresses
 
     async def _first(self, peer_id: str, addresses: list[str]) -> Link:
-        """The first of the addresses that connects, tried in turn."""
-        errors: dict[str, str] = {}
-        for address in addresses:
-            try:
-                return await self._running.dial(address, peer_id)
-            except DialLimit as error:
+        """The first of the addresses that connects; they are raced."""
+        try:
+            return await race(
+                addresses,
+                lambda address: self._running.dial(address, peer_id),
+                expected=DialError,
+                final=DialLimit,
+                spare=lambda link: link.end("duplicate"),
+            )
+        except NoneConnected as failed:
+            if isinstance(limit := failed.last, DialLimit):
                 raise LimitExceeded(
-                    str(error), limit=error.limit, current=error.current, configKey=error.config_key
-                ) from error
-            except DialError as error:
-                errors[address] = str(error)
-        words = "; ".join(f"{address}: {error}" for address, error in errors.items())
-        raise DialFailed(f"cannot connect to {peer_id}: {words}", peerId=peer_id, errors=errors)
+                    str(limit), limit=limit.limit, current=limit.current, configKey=limit.config_key
+                ) from failed
+            errors = {address: str(error) for address, error in failed.errors.items()}
+            raise DialFailed(f"cannot connect to {peer_id}: {failed}", peerId=peer_id, errors=errors) from failed
 
     async def disconnect(self, peer: str) -> DisconnectResult:
         """Raises `PeerNotFound`."""

@@ -44,6 +44,7 @@ from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
 from fabstird.p2p.link import GOODBYE, Link, muxed
+from fabstird.p2p.race import NoneConnected, in_order, race
 from fabstird.p2p.resolve import ResolveError, resolve
 from fabstird.p2p.swarm import Gate, Limits, Swarm
 from fabstird.p2p.transport import ListenError
@@ -242,8 +243,8 @@ class Host:
     # What it does
 
     async def dial(self, text: str, *, timeout: float) -> Link:
-        """Dial a multiaddr with ``/p2p/`` (or a ``/dnsaddr``); names are resolved first and their addresses tried in
-        turn. ``timeout`` (seconds) bounds the whole. Raises `DialError` in words."""
+        """Dial a multiaddr with ``/p2p/`` (or a ``/dnsaddr``); names are resolved first and their addresses raced.
+        ``timeout`` (seconds) bounds the whole. Raises `DialError` in words."""
         try:
             with trio.fail_after(timeout):
                 return await self._dial(parse(text))
@@ -255,19 +256,20 @@ class Host:
             raise DialError(f"timed out after {timeout * 1000:.0f} ms", "deadline") from error
 
     async def _dial(self, address: Address) -> Link:
-        errors: dict[str, str] = {}
-        kind = "no name"
-        for endpoint in await resolve(address):
-            try:
-                return await self.swarm.dial_address(endpoint)
-            except DialLimit:
-                raise
-            except DialError as error:
-                errors[str(endpoint)] = str(error)
-                kind = error.kind
-        if len(errors) == 1 and address.kind in ("ip4", "ip6"):
-            raise DialError(next(iter(errors.values())), kind)
-        raise DialError("; ".join(f"{endpoint}: {words}" for endpoint, words in errors.items()), kind)
+        if address.kind in ("ip4", "ip6"):
+            return await self.swarm.dial_address(address)
+        try:
+            return await race(
+                in_order(await resolve(address)),
+                self.swarm.dial_address,
+                expected=DialError,
+                final=DialLimit,
+                spare=lambda link: link.end("duplicate"),
+            )
+        except NoneConnected as error:
+            last = error.last
+            assert isinstance(last, DialError)
+            raise last if isinstance(last, DialLimit) else DialError(str(error), last.kind) from error
 
     async def close_peer(self, peer_id: str, reason: str = "closed") -> int:
         """Close every connection to the peer, concurrently; returns how many there were."""

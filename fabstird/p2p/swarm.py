@@ -33,6 +33,7 @@ from fabstird.p2p import multistream, yamux
 from fabstird.p2p.addresses import Address, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit, failure, in_words
 from fabstird.p2p.link import GOODBYE, Link
+from fabstird.p2p.race import NoneConnected, race
 from fabstird.p2p.transport import Listener, Pipe, Traffic, accept, dial, listen
 from fabstird.p2p.yamux import Liveness, Silence
 
@@ -63,6 +64,10 @@ class Observer(Protocol):
     def connected(self, link: Link) -> None: ...
 
     def disconnected(self, link: Link) -> None: ...
+
+
+class _DialLimited(SwarmException):
+    """`DialLimit`, for libp2p's own protocols."""
 
 
 class _Listening:
@@ -344,7 +349,7 @@ class Swarm(LibSwarm):
         raise SwarmException(f"not connected to {peer_id}")
 
     async def dial_peer(self, peer_id: ID) -> list[INetConn]:
-        """For libp2p's own protocols: a link that is up, or a dial of what the peer store knows, one after another."""
+        """For libp2p's own protocols: a link that is up, or a race of the addresses that the peer store knows."""
         links: list[INetConn] = list(self.links(peer_id.to_base58()))
         if links:
             return links
@@ -352,18 +357,28 @@ class Swarm(LibSwarm):
             known = self.peerstore.addrs(peer_id)
         except PeerStoreError as error:
             raise SwarmException(f"no address of {peer_id} is known") from error
-        for multiaddr in known:
-            try:
-                return [await self.dial_addr(multiaddr, peer_id)]
-            except SwarmException as error:
-                log.debug("dial failed", address=str(multiaddr), error=str(error))
-        raise SwarmException(f"no address of {peer_id} could be dialled")
+        try:
+            link: Link = await race(
+                [str(multiaddr) for multiaddr in known],
+                lambda text: self._dial_text(text, peer_id),
+                expected=SwarmException,
+                final=_DialLimited,
+                spare=lambda link: link.end("duplicate"),
+            )
+        except NoneConnected as error:
+            raise SwarmException(f"no address of {peer_id} could be dialled: {error}") from error
+        return [link]
 
     async def dial_addr(self, addr: Multiaddr, peer_id: ID, source: tuple[str, int] | None = None) -> INetConn:
+        return await self._dial_text(str(addr), peer_id)
+
+    async def _dial_text(self, text: str, peer_id: ID) -> Link:
         try:
-            address = parse(f"{addr}".split("/p2p/")[0] + f"/p2p/{peer_id}")
+            address = parse(text.split("/p2p/")[0] + f"/p2p/{peer_id}")
             with trio.fail_after(self.limits.handshake_timeout):
                 return await self.dial_address(address)
+        except DialLimit as error:
+            raise _DialLimited(str(error)) from error
         except (DialError, ValueError, trio.TooSlowError) as error:
             raise SwarmException(str(error) or "timed out") from error
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+from functools import partial
 
 import pytest
+import trio
 
 from fabstir_client.errors import DialFailed, InvalidParams
 from tests.interop.daemon import fabstird
@@ -99,3 +101,38 @@ async def test_explain_needs_exactly_one_target() -> None:
         assert (await daemon.call("peer.explain", peerId=STRANGER))["summary"] == (
             "not connected: nothing is known of it"
         )
+
+
+async def test_a_silent_address_does_not_hold_up_the_one_that_answers() -> None:
+    accepted, closed = trio.Event(), trio.Event()
+
+    async def keep_silent(stream: trio.SocketStream) -> None:
+        accepted.set()
+        async with stream:
+            async for _ in stream:
+                pass  # a dial's first bytes, unanswered
+        closed.set()
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await nursery.start(partial(trio.serve_tcp, keep_silent, 0, host="127.0.0.1"))
+        silent = f"/ip4/127.0.0.1/tcp/{listener.socket.getsockname()[1]}"
+        # longer than the test may take: only a race gets past the silent one
+        slow = {"connections.handshake_timeout": 900000}
+        async with (
+            fabstird(announce_addresses=[silent]) as other,
+            fabstird(settings=slow, dial_timeout=900000) as daemon,
+        ):
+            await daemon.call("connect", address=other.address("tcp"))
+            await daemon.wait_event("peer:identify", peerId=other.peer_id)
+            await daemon.call("disconnect", peerId=other.peer_id)
+            told = await daemon.call("peer.explain", target=other.peer_id)
+            assert told["addresses"][0]["address"].startswith(silent), "it is dialled first"
+            result = await daemon.call("connect", address=other.peer_id)
+            assert result["address"] == other.address("tcp")
+            with trio.fail_after(20):
+                await accepted.wait()
+                await closed.wait()
+            metrics = await daemon.call("metrics")
+            assert metrics["failedConnections"] == 0, "what lost the race has not failed"
+            assert metrics["connections"] == 1
+        nursery.cancel_scope.cancel()
