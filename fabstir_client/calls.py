@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client import types, types_streams
+from fabstir_client import types, types_debug, types_streams
 from fabstir_client.errors import InvalidConfig
 from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
 
@@ -38,6 +38,9 @@ _handled = result_decoder(types_streams.HandleResult)
 _unhandled = result_decoder(types_streams.UnhandleResult)
 _read = result_decoder(types_streams.ReadResult)
 _responded = result_decoder(types_streams.RespondResult)
+_task_tree = result_decoder(types_debug.TaskTree)
+_dump = result_decoder(types_debug.Dump)
+_log_levels = result_decoder(types_debug.LogLevels)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -191,6 +194,18 @@ def version() -> Call[types.VersionResult]:
 
 def shutdown() -> Call[dict[str, Any]]:
     return Call("shutdown", types.NoParams(), _object)
+
+
+def task_tree() -> Call[types_debug.TaskTree]:
+    return Call("debug.tasks", types.NoParams(), _task_tree)
+
+
+def dump() -> Call[types_debug.Dump]:
+    return Call("debug.dump", types.NoParams(), _dump)
+
+
+def log_level(logger: str | None, level: str | None) -> Call[types_debug.LogLevels]:
+    return Call("log.level", types_debug.LogLevelParams(logger, level), _log_levels)
 
 
 def any_method(method: str, params: Mapping[str, Any] | Sequence[Any] | None, seconds: float | None) -> Call[Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir_client import calls, types, types_streams
+from fabstir_client import calls, types, types_debug, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.errors import ClientTimeout, ConnectionLost, FabstirError
@@ -267,6 +267,18 @@ class Client:
     async def respond(self, request_id: str, data: bytes) -> types_streams.RespondResult:
         """Answer a request. Raises `InvalidState` where it does not wait any more."""
         return await self._run(calls.respond(request_id, data))
+
+    async def task_tree(self) -> types_debug.TaskTree:
+        """What every task of the daemon waits for."""
+        return await self._run(calls.task_tree())
+
+    async def dump(self) -> types_debug.Dump:
+        """A zip file with what helps to find out what is wrong, as bytes."""
+        return await self._run(calls.dump())
+
+    async def log_level(self, logger: str | None = None, level: str | None = None) -> types_debug.LogLevels:
+        """Change the level of the daemon's log, or of one logger; without a level, only tell."""
+        return await self._run(calls.log_level(logger, level))
 
     async def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

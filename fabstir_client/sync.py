@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabstir_client import calls, types, types_streams
+from fabstir_client import calls, types, types_debug, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.protocol import Call, Session, T
@@ -209,6 +209,18 @@ class Client:
     def respond(self, request_id: str, data: bytes) -> types_streams.RespondResult:
         """Answer a request. Raises `InvalidState` where it does not wait any more."""
         return self._run(calls.respond(request_id, data))
+
+    def task_tree(self) -> types_debug.TaskTree:
+        """What every task of the daemon waits for."""
+        return self._run(calls.task_tree())
+
+    def dump(self) -> types_debug.Dump:
+        """A zip file with what helps to find out what is wrong, as bytes."""
+        return self._run(calls.dump())
+
+    def log_level(self, logger: str | None = None, level: str | None = None) -> types_debug.LogLevels:
+        """Change the level of the daemon's log, or of one logger; without a level, only tell."""
+        return self._run(calls.log_level(logger, level))
 
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

@@ -7,6 +7,7 @@ Everything in the daemon shares one loop, so this is the delay that every call, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 import trio
 
@@ -15,9 +16,10 @@ MEMORY = 60.0  # seconds that `Canary.max` looks back
 
 
 class Canary:
-    """Measures while `run` runs. Delays are seconds."""
+    """Measures while `run` runs, and tells ``observe`` each delay. Delays are seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, observe: Callable[[float], None] = lambda _: None) -> None:
+        self._observe = observe
         self._delays: deque[float] = deque([0.0], maxlen=int(MEMORY / INTERVAL))
 
     @property
@@ -35,4 +37,6 @@ class Canary:
         while True:
             due = trio.current_time() + INTERVAL
             await trio.sleep_until(due)
-            self._delays.append(trio.current_time() - due)
+            delay = trio.current_time() - due
+            self._delays.append(delay)
+            self._observe(delay)

@@ -13,6 +13,7 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,7 @@ from fabstir_client.types_streams import StreamEnded, StreamRequest
 from fabstird import __version__, config, datadir, log, systemd, tasks
 from fabstird.api import activation, ipc
 from fabstird.api.activation import Activated
+from fabstird.canary import Canary
 from fabstird.config import Config
 from fabstird.events import Entry, EventLog
 from fabstird.identity import Identity, IdentityError, load_or_make
@@ -89,13 +91,23 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
         events, counters = EventLog(settings.events.history), Counters()
         events.tap(_log_event)
         node = Node(settings, identity, events, counters, book)
-        services = Services(settings, events, counters, node, stopping.set, tokens, {m.name: m.needs for m in METHODS})
+        services = Services(
+            settings,
+            events,
+            counters,
+            node,
+            stopping.set,
+            tokens,
+            {m.name: m.needs for m in METHODS},
+            canary=Canary(counters.loop_delay.observe),
+        )
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
         if settings.node.enable_dht or settings.node.enable_mdns:
             logger.info("enable_dht and enable_mdns have no effect in this version")
         activated = activation.assign(systemd.listen_sockets(), settings.api)
         async with supervised(lambda: describe(node), node.silence, services.canary) as about:
-            signals.attach(stopping.set, lambda: about.reload(lambda: _reload(launch, services)), _log_tasks)
+            reload = partial(about.reload, lambda: _reload(launch, services))
+            signals.attach(stopping.set, reload, _log_tasks, _log_threads)
             async with _api(launch, services, activated):
                 about.ready()
                 await _run_node(node, settings.node.auto_start, stopping, about)
@@ -233,6 +245,10 @@ def _reload(launch: Launch, services: Services) -> str:
 
 def _log_tasks() -> None:
     logger.warning("task tree", tree=tasks.tree())
+
+
+def _log_threads() -> None:
+    logger.error("the event loop is stuck", threads=tasks.threads())
 
 
 def _log_event(entry: Entry) -> None:

@@ -136,14 +136,21 @@ def levels() -> tuple[str, dict[str, str]]:
     return next(name for name, number in _LEVELS.items() if number == own), dict(sorted(_turned.items()))
 
 
+def known() -> list[str]:
+    """Loggers that can be given a level of their own: ours without ``fabstird.``, then libraries'."""
+    return [*sorted(name.removeprefix(f"{_OWN}.") for name in _ours() if name != _OWN), *LIBRARIES]
+
+
+def _ours() -> set[str]:
+    return {name.rsplit(".", depth)[0] for name in _names for depth in range(name.count(".") + 1)}
+
+
 def _full(logger: str) -> str:
     """The whole name of a logger that exists: an unknown one would be made, and stay."""
-    known = {name.rsplit(".", depth)[0] for name in _names for depth in range(name.count(".") + 1)}
     for name in (logger, f"{_OWN}.{logger}"):
-        if name in LIBRARIES or (name in known and name != _OWN):
+        if name in LIBRARIES or (name in _ours() and name != _OWN):
             return name
-    ours = sorted(name.removeprefix(f"{_OWN}.") for name in known - {_OWN})
-    raise UnknownLogger(f'there is no logger "{logger}"; known are {", ".join([*ours, *LIBRARIES])}')
+    raise UnknownLogger(f'there is no logger "{logger}"; known are {", ".join(known())}')
 
 
 def adopt_libraries() -> None:

@@ -1,32 +1,82 @@
-"""The task tree as text: what every task of the process is waiting for, for SIGUSR1."""
+"""The task tree: what every task of the process is waiting for, for SIGUSR1 and ``debug.tasks``; and the threads'
+stacks, for when the event loop itself does not turn."""
 
 from __future__ import annotations
 
 import linecache
+import sys
+import threading
+import traceback
 from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
 
 import trio
 
+MOST = 5000  # tasks that are told of
+DEEPEST = 64  # calls of one stack
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One task: how deep it lies in the tree, and its calls, outermost first, as (frame, line)."""
+
+    task: trio.lowlevel.Task
+    depth: int
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    def frames(self) -> list[tuple[FrameType, int]]:
+        return list(self.task.iter_await_frames())
+
+    def stack(self) -> list[str]:
+        """``file:line function`` for each call."""
+        return [f"{_place(frame, line)} {frame.f_code.co_qualname}" for frame, line in self.frames()[:DEEPEST]]
+
+
+def walk() -> Iterator[Seen]:
+    """Every task, each followed by those that it owns. Call it in the event loop."""
+    root = trio.lowlevel.current_root_task()
+    pending = [Seen(root, 0)] if root is not None else []
+    while pending:  # no recursion: a peer decides how many streams lie below a connection, and a user how deep
+        seen = pending.pop()
+        yield seen
+        children = [child for nursery in seen.task.child_nurseries for child in nursery.child_tasks]
+        children.sort(key=lambda child: child.name, reverse=True)
+        pending += [Seen(child, seen.depth + 1) for child in children]
+
 
 def tree() -> list[str]:
-    """One line a task and nursery, indented; each task with the innermost lines of its stack."""
-    root = trio.lowlevel.current_root_task()
-    return list(_lines(root, 0)) if root is not None else []
+    """One line a task, indented; each with the innermost line of our own in its stack."""
+    lines = []
+    for number, seen in enumerate(walk()):
+        if number == MOST:
+            lines.append("… and more")
+            break
+        lines.append(f"{'  ' * seen.depth}{seen.name}{_where(seen)}")
+    return lines
 
 
-def _lines(task: trio.lowlevel.Task, depth: int) -> Iterator[str]:
-    yield f"{'  ' * depth}{task.name}{_where(task)}"
-    for nursery in task.child_nurseries:
-        for child in nursery.child_tasks:
-            yield from _lines(child, depth + 1)
+def threads() -> dict[str, list[str]]:
+    """The stack of every thread, innermost call last. It needs no event loop, and no lock."""
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    return {
+        names.get(ident, str(ident)): [line.strip() for line in traceback.format_stack(frame)]
+        for ident, frame in sys._current_frames().items()
+    }
 
 
-def _where(task: trio.lowlevel.Task) -> str:
-    frames = list(task.iter_await_frames())
+def _where(seen: Seen) -> str:
+    frames = seen.frames()
     if not frames:
         return ""
-    frame, line = frames[-1]
     own = [(one, number) for one, number in frames if "/trio/" not in one.f_code.co_filename]
-    frame, line = own[-1] if own else (frame, line)
+    frame, line = own[-1] if own else frames[-1]
     text = linecache.getline(frame.f_code.co_filename, line).strip()
-    return f" at {frame.f_code.co_filename.rpartition('/site-packages/')[2]}:{line} {text}"
+    return f" at {_place(frame, line)} {text}"
+
+
+def _place(frame: FrameType, line: int) -> str:
+    return f"{frame.f_code.co_filename.rpartition('/site-packages/')[2]}:{line}"

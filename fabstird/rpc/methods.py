@@ -46,7 +46,7 @@ from fabstird import __version__
 from fabstird.config import Config
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
-from fabstird.rpc import methods_access, methods_peers, methods_streams
+from fabstird.rpc import methods_access, methods_debug, methods_peers, methods_streams
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
 from fabstird.rpc.openrpc import Document, document
@@ -97,33 +97,7 @@ def addresses(call: Call, _: NoParams) -> Addresses:
 
 
 def metrics(call: Call, _: NoParams) -> Metrics:
-    services = call.services
-    node, counters = services.node, services.counters
-    totals = node.totals()
-    ids = node.peer_ids()
-    return Metrics(
-        connected=node.state == "started",
-        peer_id=node.identity.peer_id,
-        connections=node.connection_count(),
-        total_peers=len(ids),
-        connected_peers=ids,
-        listen_addresses=node.listen_addresses(),
-        bootstrap_nodes=list(node.settings.bootstrap_nodes),
-        failed_connections=counters.failed_connections,
-        successful_connections=counters.successful_connections,
-        inbound_connections=counters.inbound_connections,
-        outbound_connections=counters.outbound_connections,
-        retries=counters.retries,
-        handshakes_failed=totals.handshakes_failed,
-        refused_connections=totals.refused_connections,
-        stream_errors=totals.stream_errors,
-        events_published=services.events.head,
-        bytes_received=totals.bytes_received,
-        bytes_sent=totals.bytes_sent,
-        bounds=services.bounds(),
-        start_time=node.started_at,
-        uptime=node.uptime,
-    )
+    return call.services.metrics()
 
 
 async def connect(call: Call, params: ConnectParams) -> ConnectResult:
@@ -291,5 +265,6 @@ METHODS = [  # this module's own; then one line for each area
     *methods_peers.METHODS,
     *methods_streams.METHODS,
     *methods_access.METHODS,
+    *methods_debug.METHODS,
     Method("rpc.discover", NoParams, Document, "This document", discover),
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from fabstir_client.types import EVENT_DATA, Bound, Status
+from fabstir_client.types import EVENT_DATA, Bound, Metrics, Status
 from fabstir_client.types_access import Access
 from fabstird import __version__
 from fabstird.canary import Canary
@@ -62,6 +62,35 @@ class Services:
             start_time=node.started_at,
             uptime=node.uptime,
             error=node.error,
+        )
+
+    def metrics(self) -> Metrics:
+        """What was counted, and how things stand."""
+        node, counters = self.node, self.counters
+        totals = node.totals()
+        ids = node.peer_ids()
+        return Metrics(
+            connected=node.state == "started",
+            peer_id=node.identity.peer_id,
+            connections=node.connection_count(),
+            total_peers=len(ids),
+            connected_peers=ids,
+            listen_addresses=node.listen_addresses(),
+            bootstrap_nodes=list(node.settings.bootstrap_nodes),
+            failed_connections=counters.failed_connections,
+            successful_connections=counters.successful_connections,
+            inbound_connections=counters.inbound_connections,
+            outbound_connections=counters.outbound_connections,
+            retries=counters.retries,
+            handshakes_failed=totals.handshakes_failed,
+            refused_connections=totals.refused_connections,
+            stream_errors=totals.stream_errors,
+            events_published=self.events.head,
+            bytes_received=totals.bytes_received,
+            bytes_sent=totals.bytes_sent,
+            bounds=self.bounds(),
+            start_time=node.started_at,
+            uptime=node.uptime,
         )
 
     def bounds(self) -> dict[str, Bound]:
