@@ -239,6 +239,7 @@ class Metrics(Record, frozen=True):
     bytes_received: int  # by connections, on the wire
     bytes_sent: int  # by connections, on the wire
     bounds: dict[str, Bound]  # everything that is bounded in number
+    mdns: dict[str, int]  # messages by what became of them: sent, send_failed, received, garbage, throttled
     start_time: int | None = None
     uptime: int | None = None
 

@@ -23,6 +23,9 @@ HANDSHAKE_SECONDS = tuple(0.001 * 1.3**power for power in range(35))
 DIAL_SECONDS = (0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2)
 IDENTIFY_ITEMS = (*range(1, 21), *range(25, 101, 5))
 
+# Messages of mDNS: ``garbage`` is received too; ``throttled`` ones were read late, and some after them perhaps never.
+MDNS = ("sent", "send_failed", "received", "garbage", "throttled")
+
 ConnectionLabels = tuple[str, str, str, str, str, str]  # dir, transport, security, muxer, early_muxer, ip_version
 DialLabels = tuple[str, str, str]  # transport, error, ip_version
 
@@ -80,6 +83,7 @@ class Counters:
     identify_addresses: Histogram = field(default_factory=lambda: Histogram(IDENTIFY_ITEMS))
     push_support: Counter[str] = field(default_factory=Counter)  # of identified connections
     loop_delay: Histogram = field(default_factory=lambda: Histogram(LOOP_SECONDS))  # of the event loop
+    mdns: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(MDNS, 0)))  # messages, by `MDNS`
     totals: Totals = field(default_factory=lambda: Totals())
 
     @property

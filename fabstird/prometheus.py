@@ -135,6 +135,8 @@ def _node(counters: Counters, now: Gauges) -> Iterator[Metric]:
         ["phase"],
         _keyed(_PHASES | dict(now.cycles)),
     )
+    mdns = {(kind,): count for kind, count in counters.mdns.items()}
+    yield _counter("fabstird_mdns_messages", "Messages of mDNS", ["kind"], mdns)
     yield CounterMetricFamily("fabstird_bootstrap_retries", "Re-dials of bootstrap nodes", counters.retries)
     yield CounterMetricFamily(
         "fabstird_handshakes_failed", "Inbound connections that failed to upgrade", totals.handshakes_failed

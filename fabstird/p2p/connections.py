@@ -350,6 +350,10 @@ class Connections:
         """Connections that are up."""
         return self._total
 
+    def room(self) -> int:
+        """Connections that there may be more before trimming begins; 0 or less where there are enough."""
+        return self._watermarks.high - self._total
+
     def links(self, peer_id: str) -> list[Link]:
         """Connections to a peer, oldest first."""
         peer = self._peers.get(peer_id)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from fabstird.p2p.commands import Commands
     from fabstird.p2p.connections import Connections
     from fabstird.p2p.host import Host, Limits
+    from fabstird.p2p.mdns import Mdns
     from fabstird.p2p.streams import Protocols
 
 log = get_logger("node")
@@ -52,6 +53,7 @@ class _Running:
 
     host: Host
     connections: Connections
+    mdns: Mdns | None
     started_at: int  # ms, wall clock
     opened: float  # s, steady clock
 
@@ -142,6 +144,7 @@ class Node:
         await load_libp2p()
         from fabstird.p2p.connections import Connections
         from fabstird.p2p.host import Host, HostSettings, ListenError
+        from fabstird.p2p.mdns import Mdns
 
         connections = Connections(settings, self._events, self._counters, self._book, self._history, self._limits)
         announced = False
@@ -157,7 +160,8 @@ class Node:
                 observer=connections,
                 gate=connections,
             ) as host:
-                self._running = _Running(host, connections, int(time.time() * 1000), trio.current_time())
+                mdns = Mdns(host, connections, self._counters) if settings.enable_mdns else None
+                self._running = _Running(host, connections, mdns, int(time.time() * 1000), trio.current_time())
                 protocols = await self.protocols_of_users()
                 protocols.attach(host)
                 announced = True
@@ -168,6 +172,8 @@ class Node:
                     with trio.CancelScope() as self._scope:
                         async with trio.open_nursery() as nursery:
                             nursery.start_soon(self._keep_book)
+                            if mdns is not None:
+                                nursery.start_soon(mdns.run)
                             await connections.run(host)
                 finally:
                     protocols.detach()
@@ -325,6 +331,7 @@ class Node:
             "bans": (len(self._book.bans), MAX_BANS),
             "timelines": (len(self._history), MAX_KEYS),
             **(self._protocols.bounds() if self._protocols else {}),
+            **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
         }
 
     def dial_cycles(self) -> Counter[str]:

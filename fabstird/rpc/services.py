@@ -89,6 +89,7 @@ class Services:
             bytes_received=totals.bytes_received,
             bytes_sent=totals.bytes_sent,
             bounds=self.bounds(),
+            mdns=dict(counters.mdns),
             start_time=node.started_at,
             uptime=node.uptime,
         )

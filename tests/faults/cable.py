@@ -53,8 +53,8 @@ class Cable:
 def cable() -> Iterator[Cable]:
     """Needs root. The kernel removes all of it with the processes that hold the namespaces, whatever ends this one."""
     with ExitStack() as stack:
-        one = Machine(stack.enter_context(_namespace()), "one", "192.0.2.1")
-        other = Machine(stack.enter_context(_namespace()), "other", "192.0.2.2")
+        one = Machine(stack.enter_context(namespace()), "one", "192.0.2.1")
+        other = Machine(stack.enter_context(namespace()), "other", "192.0.2.2")
         veth = ("link", "add", one.interface, "type", "veth", "peer", "name", other.interface, "netns", str(other.pid))
         one.ip(*veth)
         for machine in (one, other):
@@ -65,8 +65,29 @@ def cable() -> Iterator[Cable]:
 
 
 @contextmanager
-def _namespace() -> Iterator[int]:
-    """`cat` ends with the pipe to it, and so does the namespace."""
+def lan(count: int) -> Iterator[list[Machine]]:
+    """So many machines at one switch, all in 192.0.2.0/24, which nothing else can reach. Needs root."""
+    with ExitStack() as stack:
+        switch = Machine(stack.enter_context(namespace()), "switch", "")
+        switch.ip("link", "add", "switch", "type", "bridge")
+        switch.ip("link", "set", "switch", "up")
+        machines = []
+        for number in range(1, count + 1):
+            machine = Machine(stack.enter_context(namespace()), "lan", f"192.0.2.{number}")
+            port = f"port{number}"
+            veth = ("link", "add", machine.interface, "type", "veth", "peer", "name", port, "netns", str(switch.pid))
+            machine.ip(*veth)
+            switch.ip("link", "set", port, "master", "switch", "up")
+            machine.ip("address", "add", f"{machine.address}/24", "dev", machine.interface)
+            machine.ip("link", "set", "lo", "up")
+            machine.ip("link", "set", machine.interface, "up")
+            machines.append(machine)
+        yield machines
+
+
+@contextmanager
+def namespace() -> Iterator[int]:
+    """Yields the process that holds it. `cat` ends with the pipe to it, and so does the namespace."""
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", "echo; exec cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as holder:

@@ -1,0 +1,220 @@
+"""mDNS messages as libp2p uses them (libp2p specification, discovery/mdns; RFC 6762), over `zeroconf`'s codec. Pure.
+
+A peer asks for ``PTR _p2p._udp.local``. Who hears it answers ``_p2p._udp.local PTR <name>._p2p._udp.local``, the name a
+random one, with a TXT record of that name whose strings are ``dnsaddr=<multiaddr with /p2p/>``. go-libp2p believes an
+answer only if SRV and A or AAAA records stand in it too, so ours have them; js-libp2p and rust-libp2p send none, and
+nobody reads what they say.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from zeroconf import DNSAddress, DNSIncoming, DNSOutgoing, DNSPointer, DNSQuestion, DNSService, DNSText
+
+from fabstird.p2p.addresses import Address, AddressError, parse
+
+SERVICE = "_p2p._udp.local."
+SERVICES = "_services._dns-sd._udp.local."  # what a network's administrator asks for: which services are there?
+TTL = 120  # seconds; RFC 6762, section 10, for records that depend on a host's addresses
+MAX_PACKET = 9000  # bytes; RFC 6762, section 17
+MAX_TXT = 1000  # bytes of TXT data that we send, so that an answer stays in one packet of any Ethernet
+MAX_OFFERS = 16  # peers that one packet may name; a peer speaks for itself
+MAX_ADDRESSES = 16  # of one peer
+MAX_TEXTS = 64  # addresses that are decoded in one packet, of all its peers together
+_A, _PTR, _TXT, _AAAA, _SRV = 1, 12, 16, 28, 33  # RFC 1035, 3596, 2782
+_IN = 1
+_FLUSH = 0x8000  # in a record's class: the only record of its name and type (RFC 6762, section 10.2)
+_QUERY, _RESPONSE = 0x0000, 0x8400  # flags; a response is authoritative (RFC 6762, section 18)
+_KEY = b"dnsaddr="
+_ALPHABET = string.ascii_lowercase + string.digits
+_LABEL = 40  # characters of our random name; the specification wants 32 or more, DNS less than 64
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A peer that a message tells of, under a ``name`` that it made up. ``ttl`` in seconds. Addresses name an IP
+    address, a port and the peer; whether they are to be believed is not decided here."""
+
+    name: str
+    peer_id: str
+    addresses: tuple[Address, ...]
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What there is for us in a message: names that it asks for (lower case), names that it says it knows already,
+    peers that it offers, and names that say goodbye."""
+
+    asked: frozenset[str] = frozenset()
+    known: frozenset[str] = frozenset()
+    offers: tuple[Offer, ...] = ()
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A random name for one run; it must not be the peer id, which a label may be too short for."""
+
+    label: str
+
+    @classmethod
+    def random(cls) -> Name:
+        return cls("".join(secrets.choice(_ALPHABET) for _ in range(_LABEL)))
+
+    @property
+    def instance(self) -> str:
+        return f"{self.label}.{SERVICE}"
+
+    @property
+    def host(self) -> str:
+        return f"{self.label}.local."
+
+    def is_asked_by(self, message: Message) -> bool:
+        """Whether the message is a question that our answer answers."""
+        return bool(message.asked & {SERVICE, self.instance, self.host}) and self.instance not in message.known
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Ours
+
+
+def question() -> bytes:
+    """Who is there?"""
+    out = DNSOutgoing(_QUERY)
+    out.add_question(DNSQuestion(SERVICE, _PTR, _IN))
+    return _only(out)
+
+
+def answer(name: Name, addresses: Sequence[Address]) -> bytes:
+    """We are there, at these addresses of one interface (kind ip4 or ip6, each with our peer id); those that do not
+    fit into one packet are left out. ``addresses`` must not be empty."""
+    out = _response(name, TTL)
+    text, told = b"", []
+    for address in addresses:
+        record = _KEY + str(address).encode()
+        if len(record) < 256 and len(text) + 1 + len(record) <= MAX_TXT:
+            text += bytes([len(record)]) + record
+            told.append(address)
+    unique = _IN | _FLUSH
+    # Port and target are for tools that know nothing of libp2p, and for go-libp2p, which wants to see that they exist.
+    service = DNSService(name.instance, _SRV, unique, TTL, 0, 0, told[0].port, name.host)
+    out.add_additional_answer(DNSText(name.instance, _TXT, unique, TTL, text))
+    out.add_additional_answer(service)
+    for ip in dict.fromkeys(ipaddress.ip_address(address.host) for address in told):
+        kind = _A if ip.version == 4 else _AAAA
+        out.add_additional_answer(DNSAddress(name.host, kind, unique, TTL, ip.packed))
+    return _only(out)
+
+
+def services() -> bytes:
+    """There is this service."""
+    out = DNSOutgoing(_RESPONSE)
+    out.add_answer_at_time(DNSPointer(SERVICES, _PTR, _IN, TTL, SERVICE), 0)
+    return _only(out)
+
+
+def goodbye(name: Name) -> bytes:
+    """We go. Without a TXT record: js-libp2p takes whoever has one for a peer that is there."""
+    return _only(_response(name, 0))
+
+
+def _response(name: Name, ttl: int) -> DNSOutgoing:
+    out = DNSOutgoing(_RESPONSE)
+    out.add_answer_at_time(DNSPointer(SERVICE, _PTR, _IN, ttl, name.instance), 0)
+    return out
+
+
+def _only(out: DNSOutgoing) -> bytes:
+    (packet,) = out.packets()
+    return packet
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Theirs
+
+
+def read(packet: bytes) -> Message | None:
+    """None for what is no DNS message. Other services' messages are empty ones."""
+    incoming = DNSIncoming(packet)
+    if not incoming.valid:
+        return None
+    if incoming.is_query():
+        return _asking(incoming)
+    offers: list[Offer] = []
+    gone: list[str] = []
+    records = incoming.answers()
+    texts = _texts(records)
+    for name, ttl in _pointers(records):
+        if ttl == 0:
+            gone.append(name)
+        elif (offer := _offer(name, ttl, texts.get(name, ()))) is not None:
+            offers.append(offer)
+    return Message(offers=tuple(offers), gone=tuple(gone))
+
+
+def _asking(incoming: DNSIncoming) -> Message:
+    asked = {question.key for question in incoming.questions}
+    if not asked & {SERVICE, SERVICES} and not any(name.endswith(".local.") for name in asked):
+        return Message()
+    # RFC 6762, section 7.1: who lists an answer as known, with half its life left, does not want to hear it again
+    known = {name for name, ttl in _pointers(incoming.answers()) if ttl >= TTL // 2}
+    return Message(asked=frozenset(asked), known=frozenset(known))
+
+
+def _pointers(records: Sequence[object]) -> list[tuple[str, int]]:
+    """Names of peers and their time to live, each once."""
+    found: dict[str, int] = {}
+    for record in records:
+        if isinstance(record, DNSPointer) and record.type == _PTR and record.key == SERVICE:
+            found.setdefault(record.alias.lower(), record.ttl)
+    return list(found.items())[:MAX_OFFERS]
+
+
+def _texts(records: Sequence[object]) -> dict[str, list[bytes]]:
+    """The ``dnsaddr`` texts under each name, as many as are decoded."""
+    found: dict[str, list[bytes]] = {}
+    budget = MAX_TEXTS
+    for record in records:
+        if isinstance(record, DNSText):
+            for text in _strings(record.text):
+                if text.startswith(_KEY) and budget > 0:
+                    found.setdefault(record.key, []).append(text.removeprefix(_KEY))
+                    budget -= 1
+    return found
+
+
+def _offer(name: str, ttl: int, texts: Sequence[bytes]) -> Offer | None:
+    addresses = [address for address in map(_address, texts) if address is not None]
+    if not addresses or (peer_id := addresses[0].peer_id) is None:
+        return None
+    own = dict.fromkeys(address for address in addresses if address.peer_id == peer_id)
+    return Offer(name, peer_id, tuple(own)[:MAX_ADDRESSES], ttl)
+
+
+def _strings(data: bytes) -> Iterator[bytes]:
+    """The character-strings of a TXT record; what is cut off at its end is left out."""
+    at = 0
+    while at < len(data):
+        length, at = data[at], at + 1
+        if at + length <= len(data):
+            yield data[at : at + length]
+        at += length
+
+
+@lru_cache(maxsize=1024)  # the same peers say the same again and again
+def _address(text: bytes) -> Address | None:
+    """None for transports that are not ours, and for what names no peer or no real endpoint."""
+    try:
+        address = parse(text.decode())
+    except (UnicodeDecodeError, AddressError):
+        return None
+    if address.kind not in ("ip4", "ip6") or not address.peer_id or not address.port:
+        return None
+    return address
