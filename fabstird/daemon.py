@@ -25,6 +25,7 @@ from fabstir_client.types_streams import StreamEnded, StreamRequest
 from fabstird import __version__, config, datadir, log, systemd, tasks
 from fabstird.api import activation, ipc
 from fabstird.api.activation import Activated
+from fabstird.api.fanout import Fanout
 from fabstird.canary import Canary
 from fabstird.config import Config
 from fabstird.events import Entry, EventLog
@@ -156,8 +157,9 @@ async def _api(launch: Launch, services: Services, activated: Activated) -> Asyn
     if activated.ipc is not None:
         path = Path(activated.ipc.where)
     async with (
-        _ipc(path, services, dispatcher, activated.ipc),
-        _http(services, dispatcher, activated.http) as where,
+        Fanout.running(services.events, services.config.events.heartbeat / 1000) as fanout,
+        _ipc(path, services, dispatcher, fanout, activated.ipc),
+        _http(services, dispatcher, fanout, activated.http) as where,
     ):
         if path is None and where is None:
             logger.warning("the API is switched off: [api] ipc and http are both empty")
@@ -177,23 +179,25 @@ async def _api(launch: Launch, services: Services, activated: Activated) -> Asyn
 
 @asynccontextmanager
 async def _ipc(
-    path: Path | None, services: Services, dispatcher: Dispatcher, passed: systemd.Passed | None
+    path: Path | None, services: Services, dispatcher: Dispatcher, fanout: Fanout, passed: systemd.Passed | None
 ) -> AsyncIterator[None]:
     if path is None:
         yield
         return
     sock = passed.socket if passed is not None else None
-    async with ipc.serving(path, int(services.config.api.ipc_mode, 8), services, dispatcher, sock):
+    async with ipc.serving(path, int(services.config.api.ipc_mode, 8), services, dispatcher, fanout, sock):
         yield
 
 
 @asynccontextmanager
-async def _http(services: Services, dispatcher: Dispatcher, passed: systemd.Passed | None) -> AsyncIterator[str | None]:
+async def _http(
+    services: Services, dispatcher: Dispatcher, fanout: Fanout, passed: systemd.Passed | None
+) -> AsyncIterator[str | None]:
     if not services.config.api.http:
         yield None
         return
     http = await trio.to_thread.run_sync(importlib.import_module, "fabstird.api.http")
-    async with http.serving(services, dispatcher, passed) as where:
+    async with http.serving(services, dispatcher, fanout, passed) as where:
         yield where
 
 

@@ -7,10 +7,9 @@ is queued for anybody, so a slow reader costs no memory and delays nobody (CONTR
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -61,7 +60,8 @@ class EventLog:
         self.epoch = secrets.token_hex(8)
         self.head = 0
         self._clock = clock
-        self._ring: deque[Entry] = deque(maxlen=capacity)
+        self.capacity = capacity  # entries that are kept
+        self._ring: list[Entry] = []  # entry n is at (n - 1) % capacity
         self._more = trio.Event()
         self._taps: list[Tap] = []
         self.emitted: Counter[str] = Counter()  # by type
@@ -80,7 +80,10 @@ class EventLog:
         head = {"epoch": self.epoch, "seq": self.head, "time": int(self._clock() * 1000), "type": data.TYPE}
         body = msgspec.json.encode(head)[1:-1] + b',"data":' + msgspec.json.encode(data)
         entry = Entry(self.head, data.TYPE, data, body)
-        self._ring.append(entry)
+        if len(self._ring) < self.capacity:
+            self._ring.append(entry)
+        else:
+            self._ring[(self.head - 1) % self.capacity] = entry
         for tap in self._taps:
             tap(entry)
         # Waking through a fresh event costs one object for a publish with readers, and nothing without.
@@ -88,11 +91,6 @@ class EventLog:
             self._more.set()
             self._more = trio.Event()
         return entry
-
-    @property
-    def capacity(self) -> int:
-        """How many entries are kept."""
-        return self._ring.maxlen or 0
 
     def note_gap(self, gap: Gap) -> None:
         """Count a gap that a reader is told of."""
@@ -102,7 +100,7 @@ class EventLog:
     @property
     def oldest(self) -> int:
         """The number of the oldest entry that is kept; ``head + 1`` where none is."""
-        return self._ring[0].seq if self._ring else self.head + 1
+        return self.head + 1 - len(self._ring)
 
     def start_after(self, after: int | None, epoch: str | None) -> tuple[int, Gap | None]:
         """Where a reader that has seen ``after`` of run ``epoch`` begins, and the gap it must be told of first.
@@ -123,10 +121,11 @@ class EventLog:
         """What is kept after entry ``after``, at most ``limit`` entries, led by a `Gap` where some of it is gone."""
         if after >= self.head:
             return []
-        start = after + 1 - self.oldest
-        found: list[Entry | Gap] = [Gap(-start, self.oldest)] if start < 0 else []
-        start = max(start, 0)
-        found += itertools.islice(self._ring, start, None if limit is None else start + limit)
+        first = max(after + 1, self.oldest)
+        last = self.head if limit is None else min(self.head, first + limit - 1)
+        found: list[Entry | Gap] = [Gap(first - after - 1, first)] if first > after + 1 else []
+        ring, capacity = self._ring, self.capacity
+        found += [ring[(number - 1) % capacity] for number in range(first, last + 1)]
         return found
 
     async def wait_beyond(self, after: int) -> None:

@@ -7,14 +7,14 @@ which is what stops DNS rebinding and cross-site requests; the token stops other
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
 from fabstird.log import get_logger
-from fabstird.rpc.access import Grant
+from fabstird.rpc.access import Caller, Grant
 
 log = get_logger("api.guard")
 
@@ -109,6 +109,13 @@ def _token(scope: Scope, headers: dict[bytes, list[bytes]]) -> bytes:
         tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         return tokens[0].encode() if len(tokens) == 1 else b""
     return b""
+
+
+def caller(transport: str, scope: Mapping[str, Any]) -> Caller:
+    """Who sent a request that the guard has let through."""
+    client = scope.get("client")
+    remote = f"{client[0]}:{client[1]}" if client and client[1] is not None else None
+    return Caller(transport, scope[GRANT], remote=remote)
 
 
 def _headers(scope: Scope) -> dict[bytes, list[bytes]]:

@@ -1,45 +1,43 @@
-"""The HTTP and WebSocket endpoints: a Quart application behind `guard`, served by `server`. CONTRACT, section 3."""
+"""The HTTP and WebSocket endpoints, behind `guard` and served by `server`. Those for calls are in `endpoints`; a Quart
+application has the others. CONTRACT, section 3."""
 
 from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import trio
-from quart import Response, request, websocket
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from fabstir_client.errors import Forbidden
+from fabstird.api.endpoints import BODY_TIMEOUT, Endpoints
 from fabstird.api.errors import BindError
-from fabstird.api.guard import GRANT, Guard
-from fabstird.api.server import make_config, serve
-from fabstird.api.session import Session
+from fabstird.api.fanout import Fanout
+from fabstird.api.guard import Guard, caller
+from fabstird.api.server import make_config, serve, whole_bodies
 from fabstird.api.unix import listening
 from fabstird.config import ApiConfig, split_host_port
-from fabstird.log import get_logger
 from fabstird.prometheus import exposition
-from fabstird.rpc.access import Caller, Grant, admit
-from fabstird.rpc.dispatch import Call, Dispatcher
+from fabstird.rpc.access import admit
+from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.openrpc import render as render_openrpc
 from fabstird.rpc.services import Services
 from fabstird.systemd import Passed
 
-log = get_logger("api.http")
-
-BODY_TIMEOUT = 30  # seconds for a request's body to arrive
 BACKLOG = 128
-GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1001, 1008, 1011  # WebSocket close codes, RFC 6455
 
 
 @asynccontextmanager
-async def serving(services: Services, dispatcher: Dispatcher, passed: Passed | None = None) -> AsyncIterator[str]:
+async def serving(
+    services: Services, dispatcher: Dispatcher, fanout: Fanout, passed: Passed | None = None
+) -> AsyncIterator[str]:
     """Serve at ``[api] http``, or on a ``passed`` socket, until the context is left; yields where that really is, e.g.
     ``127.0.0.1:4780``.
 
@@ -47,7 +45,7 @@ async def serving(services: Services, dispatcher: Dispatcher, passed: Passed | N
     """
     config = services.config.api
     stop = trio.Event()
-    app = _make_app(services, dispatcher, stop)
+    app = Endpoints(whole_bodies(_make_app(services)), services, dispatcher, fanout, stop)
     guarded = Guard(app, services.tokens.find, config.allowed_hosts, config.allowed_origins, config.max_request_bytes)
     with _listening(config, passed) as (sock, where):
         async with trio.open_nursery() as nursery:
@@ -98,7 +96,7 @@ def _listening(config: ApiConfig, passed: Passed | None) -> Iterator[tuple[socke
         yield tcp, f"[{bound}]:{real_port}" if ":" in bound else f"{bound}:{real_port}"
 
 
-def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> QuartTrio:
+def _make_app(services: Services) -> QuartTrio:
     app = QuartTrio("fabstird", static_folder=None)
     app.config.update(MAX_CONTENT_LENGTH=services.config.api.max_request_bytes, BODY_TIMEOUT=BODY_TIMEOUT)
     render = exposition(services.counters, services.gauges)
@@ -111,32 +109,14 @@ def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> Q
     async def forbidden(error: Forbidden) -> Response:
         return Response(f"{error}\n".encode(), status=403, content_type="text/plain")
 
-    @app.post("/rpc")
-    async def rpc() -> Response:
-        call = Call(services, _caller("http", request.scope))
-        body: bytes = await request.get_data(cache=False, as_text=False)  # type: ignore[assignment]
-        async with _in_force(call.caller.grant) as refused:
-            answer = await dispatcher.dispatch(body, call)
-        if refused:
-            return Response(f"{refused[0]}\n".encode(), status=401, content_type="text/plain")
-        for then in call.after_reply:
-            then()  # a shutdown leaves the time to send the reply: `server.GRACE`
-        if answer is None:
-            return Response(b"", status=204)  # without a body quart would iterate one with asyncio
-        return Response(answer, content_type="application/json")
-
-    @app.websocket("/ws")
-    async def ws() -> None:
-        await _converse(services, dispatcher, stop, _caller("ws", websocket.scope))
-
     @app.get("/metrics")
     async def metrics() -> Response:
-        admit("metrics", "read", _caller("http", request.scope))
+        admit("metrics", "read", caller("http", request.scope))
         return Response(render(), content_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/openrpc.json")
     async def openrpc() -> Response:
-        admit("rpc.discover", "read", _caller("http", request.scope))
+        admit("rpc.discover", "read", caller("http", request.scope))
         return Response(render_openrpc(METHODS), content_type="application/json")
 
     @app.get("/healthz")
@@ -156,55 +136,3 @@ def _make_app(services: Services, dispatcher: Dispatcher, stop: trio.Event) -> Q
 
 def _json(content: dict[str, str], status: int = 200) -> Response:
     return Response(msgspec.json.encode(content), status=status, content_type="application/json")
-
-
-def _caller(transport: str, scope: Any) -> Caller:
-    client = scope.get("client")
-    remote = f"{client[0]}:{client[1]}" if client and client[1] is not None else None
-    return Caller(transport, scope[GRANT], remote=remote)
-
-
-@asynccontextmanager
-async def _in_force(grant: Grant) -> AsyncIterator[list[str]]:
-    """Cut the block off when the grant ends; the list that it is given then holds the reason."""
-    why: list[str] = []
-
-    async def watch(end: Callable[[], None]) -> None:
-        why.append(await grant.wait_ended())
-        end()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch, nursery.cancel_scope.cancel)
-        yield why
-        nursery.cancel_scope.cancel()
-
-
-async def _converse(services: Services, dispatcher: Dispatcher, stop: trio.Event, caller: Caller) -> None:
-    """One WebSocket, until its client or the daemon ends it; the close frame says which (trap 6)."""
-
-    async def send(messages: list[bytes]) -> None:
-        for message in messages:
-            await websocket.send(message.decode())
-
-    async def close_on_stop(end: Callable[[], None]) -> None:
-        await stop.wait()
-        await websocket.close(GOING_AWAY, "the daemon is stopping")
-        end()
-
-    async def close_on_end_of_grant(end: Callable[[], None]) -> None:
-        why = await caller.grant.wait_ended()
-        await websocket.close(POLICY_VIOLATION, why)
-        end()
-
-    await websocket.accept()
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(close_on_stop, nursery.cancel_scope.cancel)
-            nursery.start_soon(close_on_end_of_grant, nursery.cancel_scope.cancel)
-            async with Session.open(services, dispatcher, caller, send) as session:
-                while True:
-                    text = await websocket.receive()
-                    await session.receive(text.encode() if isinstance(text, str) else text)
-    except Exception:
-        log.exception("a WebSocket failed")
-        await websocket.close(INTERNAL_ERROR, "internal error")

@@ -14,7 +14,10 @@ import msgspec
 import trio
 
 from fabstir_client.errors import TooLarge
+from fabstird.api.fanout import Fanout
+from fabstird.api.framing import lines
 from fabstird.api.session import Session
+from fabstird.api.sockets import Outbox, receive
 from fabstird.api.unix import listening
 from fabstird.log import get_logger
 from fabstird.rpc.access import Caller, Grant
@@ -23,13 +26,17 @@ from fabstird.rpc.services import Services
 
 log = get_logger("api.ipc")
 
-RECEIVE = 65536
 LINGER = 5.0  # seconds for the answers of a caller that has stopped sending
 
 
 @asynccontextmanager
 async def serving(
-    path: Path, mode: int, services: Services, dispatcher: Dispatcher, passed: socket.socket | None = None
+    path: Path,
+    mode: int,
+    services: Services,
+    dispatcher: Dispatcher,
+    fanout: Fanout,
+    passed: socket.socket | None = None,
 ) -> AsyncIterator[None]:
     """Listen at ``path`` until the context is left; then every connection is ended and the socket file removed. A
     ``passed`` socket listens there already, and its file is not ours.
@@ -41,7 +48,7 @@ async def serving(
         listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
         group = _group_of(path)
         async with trio.open_nursery() as nursery:
-            handler = partial(_serve, services, dispatcher, group)
+            handler = partial(_serve, services, dispatcher, fanout, group)
             nursery.start_soon(partial(trio.serve_listeners, handler_nursery=nursery), handler, [listener])
             try:
                 yield
@@ -49,16 +56,14 @@ async def serving(
                 nursery.cancel_scope.cancel()
 
 
-async def _serve(services: Services, dispatcher: Dispatcher, group: int | None, stream: trio.SocketStream) -> None:
-    caller = _caller(stream.socket, services.ipc_group, group)
-
-    async def send(messages: list[bytes]) -> None:
-        await stream.send_all(b"\n".join(messages) + b"\n")
-
+async def _serve(
+    services: Services, dispatcher: Dispatcher, fanout: Fanout, group: int | None, stream: trio.SocketStream
+) -> None:
+    caller, outbox = _caller(stream.socket, services.ipc_group, group), Outbox(stream.socket)
     async with stream:
         try:
-            async with Session.open(services, dispatcher, caller, send) as session:
-                await _read_lines(session, stream, services.config.api.max_request_bytes)
+            async with Session.open(services, dispatcher, caller, outbox, lines, fanout) as session:
+                await _read_lines(session, stream.socket, services.config.api.max_request_bytes)
                 with trio.move_on_after(LINGER):
                     await session.finish()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -99,27 +104,26 @@ def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
-async def _read_lines(session: Session, stream: trio.SocketStream, limit: int) -> None:
-    """Hand each line to the session; the last one counts without its newline too, as ``printf | nc`` sends it."""
-    buffer = bytearray()
-    searched = 0
-    while data := await stream.receive_some(RECEIVE):
-        buffer += data
-        while (end := buffer.find(b"\n", searched)) >= 0:
-            line = bytes(buffer[:end])
-            del buffer[: end + 1]
-            searched = 0
-            if len(line) > limit:
-                await _refuse(session, limit, len(line))
-                return
-            if line.strip():
-                await session.receive(line)
-        searched = len(buffer)
-        if len(buffer) > limit:
-            await _refuse(session, limit, len(buffer))
+async def _read_lines(session: Session, sock: trio.socket.SocketType, limit: int) -> None:
+    """Hand lines to the session, all that have come at once; the last one counts without its newline too, as
+    ``printf | nc`` sends it."""
+    begun = bytearray()  # of a line whose end has not come
+    while data := await receive(sock):
+        *whole, rest = data.split(b"\n")
+        if whole:
+            whole[0] = bytes(begun) + whole[0]
+            begun.clear()
+        begun += rest
+        too_long = next((at for at, line in enumerate(whole) if len(line) > limit), None)
+        await session.receive([line for line in whole[:too_long] if line and not line.isspace()])
+        if too_long is not None:
+            await _refuse(session, limit, len(whole[too_long]))
             return
-    if buffer.strip():
-        await session.receive(bytes(buffer))
+        if len(begun) > limit:
+            await _refuse(session, limit, len(begun))
+            return
+    if begun.strip():
+        await session.receive([bytes(begun)])
 
 
 async def _refuse(session: Session, limit: int, current: int) -> None:

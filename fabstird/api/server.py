@@ -8,6 +8,7 @@ hence the exact pin.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,9 @@ from typing import Any
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, Updated
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Data
+from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.task_group import TaskGroup
@@ -24,12 +27,15 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
+from fabstird.api.guard import App, Scope
+from fabstird.api.sockets import Outbox, receive
 from fabstird.log import get_logger
 
 log = get_logger("api.server")
 
 GRACE = 0.5  # seconds for requests that are under way when the server stops
 MAX_CONNECTIONS = 1024
+CLOSE_FRAME = b"\x88"  # how it begins, RFC 6455
 
 
 def make_config(max_bytes: int) -> Config:
@@ -53,7 +59,7 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` on a listening socket until ``stop`` is set; then about `GRACE` longer, whatever clients do."""
-    wrapped = wrap_app(_checked(app), config.wsgi_max_body_size, "asgi")
+    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
     streams: set[trio.SocketStream] = set()
     state: dict[str, Any] = {}
@@ -65,7 +71,7 @@ async def serve(
             return
         streams.add(stream)
         try:
-            await _Connection(wrapped, config, context, ConnectionState(dict(state)), stream)  # type: ignore[arg-type]
+            await _Connection(wrapped, config, context, state, stream)
         except Exception:
             log.exception("an HTTP connection failed")
         finally:
@@ -120,7 +126,14 @@ class _Connection(TCPServer):
     either would be all there are.
     """
 
-    _ended = False  # the client sends nothing more that counts
+    def __init__(
+        self, app: Any, config: Config, context: WorkerContext, state: dict[str, Any], stream: trio.SocketStream
+    ) -> None:
+        self.outbox = Outbox(stream.socket)
+        super().__init__(app, config, context, ConnectionState({**state, "outbox": self.outbox}), stream)  # type: ignore[arg-type]
+        self._ended = False  # the client sends nothing more that counts
+        self._idle = trio.CancelScope()  # ends when no request has come for so long
+        self._busy = False
 
     async def run(self) -> None:
         try:
@@ -141,57 +154,99 @@ class _Connection(TCPServer):
                         server,
                         self.protocol_send,
                         on_closed=reading.cancel,
+                        on_goodbye=self.outbox.end,
                     )
-                    await self.idle_task.restart(tasks, self._idle_timeout)
+                    self._rest()
+                    tasks.spawn(self._end_idle)
                     await self._read_data()
                 self._ended = True
-                await self.idle_task.stop()
+                self._idle.cancel()
         except OSError:
             pass  # the client has gone
         finally:
             await self._close()
 
     async def protocol_send(self, event: Event) -> None:
-        if self._ended and isinstance(event, Updated):
-            return  # nothing more is waited for
-        try:
-            await super().protocol_send(event)
-        except trio.BusyResourceError:  # another task is closing the connection
-            await self.protocol.handle(Closed())
+        if isinstance(event, RawData):
+            await self._send(event.data)
+        elif isinstance(event, Updated):
+            if not event.idle:
+                self._busy, self._idle.deadline = True, math.inf
+            elif not self._ended:
+                self._rest()
+        else:
+            try:
+                await super().protocol_send(event)
+            except trio.BusyResourceError:  # another task is closing the connection
+                await self.protocol.handle(Closed())
+
+    async def _send(self, data: bytes) -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                self.outbox.write(data)
+                if not self.outbox.clear:
+                    await self.outbox.flush()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+
+    async def _read_data(self) -> None:
+        while True:
+            try:
+                data = await receive(self.stream.socket)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                break
+            await self.protocol.handle(RawData(data))
+            if not data:
+                break
+        await self.protocol.handle(Closed())
+
+    def _rest(self) -> None:
+        self._busy, self._idle.deadline = False, trio.current_time() + self.config.keep_alive_timeout
+
+    async def _end_idle(self) -> None:
+        """Close the connection when no request has come for `keep_alive_timeout`, and at a stop. One task for its whole
+        life, where hypercorn starts another after every request."""
+        with self._idle:
+            await self.context.terminated.wait()
+            if self._busy:
+                return  # it is closed after the response
+        if not self._ended:
+            with trio.CancelScope(shield=True):
+                await self._initiate_server_close()
 
 
 class _Http1(H11Protocol):
-    def __init__(self, *args: Any, on_closed: Callable[[], None]) -> None:
+    def __init__(self, *args: Any, on_closed: Callable[[], None], on_goodbye: Callable[[], None]) -> None:
         super().__init__(*args)
         self._on_closed = on_closed
+        self._on_goodbye = on_goodbye
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
         if isinstance(event, Closed):
             self._on_closed()
 
+    async def stream_send(self, event: StreamEvent) -> None:
+        await super().stream_send(event)
+        if isinstance(event, Data) and event.data[:1] == CLOSE_FRAME:
+            self._on_goodbye()  # no frame may follow it
+
     async def _check_protocol(self, event: Any) -> None:
         return None
 
 
-def _checked(app: Any) -> Any:
-    """Two corrections at the ASGI boundary: the last body of a response is sent even as quart-trio cancels itself
-    (trap 3: else the connection never counts as idle), and every WebSocket send is a checkpoint (trap 2: sending to a
-    client that has gone would otherwise never yield)."""
+def whole_bodies(app: App) -> App:
+    """A Quart application whose responses end: the last body is sent even as quart-trio cancels itself (trap 3), else
+    the connection would never count as idle."""
 
-    async def last_body_shielded(send: Any, message: Any) -> None:
+    async def shielded(send: Any, message: Any) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body"):
             with trio.CancelScope(shield=True):
                 await send(message)
         else:
             await send(message)
 
-    async def with_checkpoint(send: Any, message: Any) -> None:
-        await trio.lowlevel.checkpoint()
-        await send(message)
-
-    async def called(scope: Any, receive: Any, send: Any) -> None:
-        wrap = {"http": last_body_shielded, "websocket": with_checkpoint}.get(scope["type"])
-        await app(scope, receive, partial(wrap, send) if wrap else send)
+    async def called(scope: Scope, receive: Any, send: Any) -> None:
+        await app(scope, receive, partial(shielded, send) if scope["type"] == "http" else send)
 
     return called

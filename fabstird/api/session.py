@@ -6,46 +6,47 @@ answers of calls that it has made, and those are limited.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import trio
 
-from fabstird.events import Gap, Reader
-from fabstird.rpc.dispatch import Call, Caller, Dispatcher
-from fabstird.rpc.events import heartbeat, matches, notification, position
+from fabstird.api.fanout import Fanout, Subscription
+from fabstird.api.framing import Framing
+from fabstird.api.sockets import Outbox
+from fabstird.events import Gap
+from fabstird.rpc.dispatch import LATER, Call, Caller, Dispatcher
 from fabstird.rpc.services import Services
 
 MAX_CALLS = 64  # in flight on one connection; beyond that its next text is read when one has been answered
-CHUNK = 64  # notifications handed to a transport at once
-
-Send = Callable[[list[bytes]], Awaitable[None]]
-
-
-@dataclass(slots=True)
-class _Subscription:
-    name: str
-    after: int
-    gap: Gap | None
-    types: frozenset[str] | None
-    scope: trio.CancelScope
+TURN = 64  # calls answered in place before other tasks get a turn
+TURN_BYTES = 65536  # of their answers
 
 
 class Session:
-    """Made by `Session.open`. ``send`` writes messages in order and whole, and raises when the connection is gone."""
+    """Made by `Session.open`. ``framing`` is how messages stand on the connection's wire."""
 
-    def __init__(self, services: Services, dispatcher: Dispatcher, caller: Caller, send: Send) -> None:
+    def __init__(
+        self,
+        services: Services,
+        dispatcher: Dispatcher,
+        caller: Caller,
+        outbox: Outbox,
+        framing: Framing,
+        fanout: Fanout,
+    ) -> None:
+        self.outbox = outbox
+        self.framing = framing
+        self.behind = False
         self._services = services
         self._dispatcher = dispatcher
         self._caller = caller
-        self._send = send
-        self._sending = trio.Lock()
+        self._fanout = fanout
         self._slots = trio.Semaphore(MAX_CALLS)
         self._calls = 0
         self._idle = trio.Event()
         self._idle.set()
-        self._subscriptions: dict[str, _Subscription] = {}
+        self._subscriptions: dict[str, Subscription] = {}
         self._named = 0
         self._endings: dict[str, Callable[[], None]] = {}
         self._nursery: trio.Nursery | None = None
@@ -53,15 +54,22 @@ class Session:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, services: Services, dispatcher: Dispatcher, caller: Caller, send: Send
+        cls,
+        services: Services,
+        dispatcher: Dispatcher,
+        caller: Caller,
+        outbox: Outbox,
+        framing: Framing,
+        fanout: Fanout,
     ) -> AsyncIterator[Session]:
         """On leaving, whatever is still in flight is cancelled and every subscription ends."""
-        session = cls(services, dispatcher, caller, send)
+        session = cls(services, dispatcher, caller, outbox, framing, fanout)
         async with trio.open_nursery() as nursery:
             session._nursery = nursery
             try:
                 yield session
             finally:
+                session.unsubscribe_all()
                 nursery.cancel_scope.cancel()
                 for then in session._endings.values():
                     then()
@@ -71,31 +79,65 @@ class Session:
         earlier one."""
         self._endings[key] = then
 
-    async def receive(self, text: bytes) -> None:
-        """Take one text from the caller. Returns as soon as its calls run; waits where too many are in flight."""
-        assert self._nursery is not None
-        await self._slots.acquire()
-        self._calls += 1
-        if self._calls == 1:
-            self._idle = trio.Event()
-        self._nursery.start_soon(self._handle, text)
+    async def receive(self, texts: Sequence[bytes]) -> None:
+        """Take texts from the caller. Returns as soon as their calls run, with what was answered in place sent; waits
+        where too many are in flight. Raises `trio.BrokenResourceError` and `trio.ClosedResourceError` where the
+        connection is gone."""
+        answers: list[bytes] = []
+        then: list[Callable[[], None]] = []
+        size = 0
+        for number, text in enumerate(texts, 1):
+            call = Call(self._services, self._caller, self)
+            answer = self._dispatcher.at_once(text, call)
+            if answer is LATER:
+                try:
+                    self._slots.acquire_nowait()
+                except trio.WouldBlock:
+                    await self._reply(answers, then)
+                    answers, then, size = [], [], 0
+                    await self._slots.acquire()
+                self._start(text, call)
+                continue
+            then += call.after_reply
+            if answer is not None:
+                answers.append(answer)
+                size += len(answer)
+            if number % TURN == 0 or size > TURN_BYTES:
+                await self._reply(answers, then)
+                answers, then, size = [], [], 0
+                await trio.lowlevel.checkpoint()
+        await self._reply(answers, then)
 
     async def finish(self) -> None:
         """Wait until every call that was received has been answered."""
         await self._idle.wait()
 
-    async def send(self, messages: list[bytes]) -> None:
-        async with self._sending:
-            await self._send(messages)
+    async def send(self, messages: Sequence[bytes]) -> None:
+        """Returns when they are on their way, whole and in order."""
+        self.outbox.write(self.framing(messages))
+        if not self.outbox.clear:
+            await self.outbox.flush()
 
-    async def _handle(self, text: bytes) -> None:
-        call = Call(self._services, self._caller, self)
+    async def _reply(self, answers: list[bytes], then: list[Callable[[], None]]) -> None:
+        """Send answers; what is to come after them does so at once, since it cannot overtake them."""
+        if answers:
+            self.outbox.write(self.framing(answers))
+        for one in then:
+            one()
+        if not self.outbox.clear:
+            await self.outbox.flush()
+
+    def _start(self, text: bytes, call: Call) -> None:
+        assert self._nursery is not None
+        self._calls += 1
+        if self._calls == 1:
+            self._idle = trio.Event()
+        self._nursery.start_soon(self._handle, text, call)
+
+    async def _handle(self, text: bytes, call: Call) -> None:
         try:
             answer = await self._dispatcher.dispatch(text, call)
-            if answer is not None:
-                await self.send([answer])
-            for then in call.after_reply:
-                then()
+            await self._reply([] if answer is None else [answer], call.after_reply)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the caller has gone; its reader sees that too and ends the session
         finally:
@@ -110,58 +152,40 @@ class Session:
     def subscribe(self, call: Call, after: int, gap: Gap | None, types: frozenset[str] | None) -> str:
         """A new subscription; its stream begins once the reply to ``call`` is sent."""
         self._named += 1
-        subscription = _Subscription(f"s{self._named}", after, gap, types, trio.CancelScope())
-        self._subscriptions[subscription.name] = subscription
+        subscription = Subscription(self._caller.transport, after, types, f"s{self._named}", self, gap)
+        self._subscriptions[subscription.label] = subscription
         call.after_reply.append(lambda: self._begin(subscription))
-        return subscription.name
+        return subscription.label
 
     def unsubscribe(self, name: str) -> bool:
         subscription = self._subscriptions.pop(name, None)
         if subscription is None:
             return False
-        subscription.scope.cancel()
+        self._fanout.remove(subscription)
         return True
 
-    def _begin(self, subscription: _Subscription) -> None:
-        assert self._nursery is not None
-        self._nursery.start_soon(self._follow, subscription)
+    def unsubscribe_all(self) -> None:
+        """Nothing more is sent but answers."""
+        for name in list(self._subscriptions):
+            self.unsubscribe(name)
 
-    async def _follow(self, subscription: _Subscription) -> None:
-        """Send what the log holds after the cursor, and a heartbeat in every silence."""
-        with subscription.scope:
-            try:
-                await self._stream(subscription)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # as in `_handle`
+    def fall_behind(self) -> None:
+        if not self.behind:
+            assert self._nursery is not None
+            self.behind = True
+            self._nursery.start_soon(self._catch_up)
 
-    async def _stream(self, subscription: _Subscription) -> None:
-        events, silence = self._services.events, self._services.config.events.heartbeat / 1000
-        reader = Reader(self._caller.transport, subscription.after, subscription.types)
-        events.readers.add(reader)
+    def _begin(self, subscription: Subscription) -> None:
+        if subscription.active:  # else it was ended in the same batch
+            self._fanout.add(subscription)
+
+    async def _catch_up(self) -> None:
         try:
-            await self._read(subscription, reader, silence)
+            while True:
+                await self.outbox.flush()
+                if not self._fanout.catch_up(list(self._subscriptions.values())) and self.outbox.clear:
+                    return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # as in `_handle`
         finally:
-            events.readers.discard(reader)
-
-    async def _read(self, subscription: _Subscription, reader: Reader, silence: float) -> None:
-        events, name = self._services.events, subscription.name
-        if subscription.gap is not None:
-            events.note_gap(subscription.gap)
-            await self.send([notification(name, subscription.gap)])
-        beat = trio.current_time() + silence
-        while True:
-            with trio.move_on_at(beat) as scope:
-                await events.wait_beyond(reader.after)
-            if scope.cancelled_caught:
-                await self.send([heartbeat(name, events.head)])
-                beat = trio.current_time() + silence
-                continue
-            items = events.read(reader.after, CHUNK)
-            messages = [notification(name, item) for item in items if matches(item, subscription.types)]
-            if isinstance(items[0], Gap):
-                events.note_gap(items[0])
-            if messages:
-                await self.send(messages)
-                beat = trio.current_time() + silence
-            reader.after = position(items[-1])
-            events.sent[reader.name] += len(messages)
+            self.behind = False

@@ -206,7 +206,7 @@ class Swarm(LibSwarm):
 
     async def _outbound(self, address: Address, *, task_status: trio.TaskStatus[Link]) -> None:
         """Owner of an outbound connection; `nursery.start` ties it to the dial until the link is up."""
-        up = False
+        link: Link | None = None
         began = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
@@ -214,17 +214,18 @@ class Swarm(LibSwarm):
                 try:
                     link = await self._upgrade(pipe, nursery, address)
                     link.handshake = trio.current_time() - began
-                    up = True
                     await self._live(link, nursery, task_status)
                 finally:
                     await pipe.close()
                     nursery.cancel_scope.cancel()
         except Exception as error:
-            if not up:
+            if link is None:
                 raise failure(error) from error
             log.exception("connection failed", address=str(address))
         finally:
             self._open -= 1
+            if link is not None:
+                link.gone.set()  # last, so that who waited for it finds its place free
 
     async def _inbound(self, listener: Listener, stream: trio.SocketStream) -> None:
         """Owner of an inbound connection. A newcomer over a limit is turned away before it costs a handshake."""
@@ -241,7 +242,7 @@ class Swarm(LibSwarm):
             return
         self._inbound_from[remote.host] += 1
         self._open += 1
-        up = False
+        link: Link | None = None
         began = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
@@ -250,13 +251,12 @@ class Swarm(LibSwarm):
                         pipe = await accept(stream, remote, nursery, self.traffic)
                         link = await self._upgrade(pipe, nursery, remote)
                         link.handshake = trio.current_time() - began
-                    up = True
                     await self._live(link, nursery, trio.TASK_STATUS_IGNORED)
                 finally:
                     await trio.aclose_forcefully(stream)
                     nursery.cancel_scope.cancel()
         except Exception as error:
-            if up:
+            if link is not None:
                 log.exception("connection failed", address=str(remote))
             else:
                 self.handshakes_failed += 1
@@ -266,6 +266,8 @@ class Swarm(LibSwarm):
             self._inbound_from[remote.host] -= 1
             if not self._inbound_from[remote.host]:
                 del self._inbound_from[remote.host]
+            if link is not None:
+                link.gone.set()
 
     def _refusal(self, host: str | None, peer_id: str | None) -> str | None:
         return self._gate.refusal(host, peer_id) if self._gate is not None else None
@@ -315,7 +317,6 @@ class Swarm(LibSwarm):
                 self.remove_conn(link)
                 self.observer.disconnected(link)
                 await self.notify_disconnected(link)
-            link.gone.set()
 
     async def _part(self, link: Link) -> None:
         """End a link in order: our goodbye, our end of the bytes, and then the peer's. A socket that is closed while

@@ -1,0 +1,187 @@
+"""``POST /rpc`` and ``/ws`` as plain ASGI: the two endpoints that are called all the time. Quart has the others.
+
+Quart costs a call two tasks, three channels and its request and response objects, which is more than hypercorn under it
+and the call itself together (bench/profiles.md). `Guard` stands in front of both alike.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Any
+
+import trio
+
+from fabstird.api.fanout import Fanout
+from fabstird.api.framing import frames
+from fabstird.api.guard import App, Scope
+from fabstird.api.guard import caller as caller_of
+from fabstird.api.session import Session
+from fabstird.api.sockets import Outbox
+from fabstird.log import get_logger
+from fabstird.rpc.access import Caller
+from fabstird.rpc.dispatch import LATER, Call, Dispatcher
+from fabstird.rpc.services import Services
+
+log = get_logger("api.http")
+
+BODY_TIMEOUT = 30  # seconds for a request's body to arrive
+GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1001, 1008, 1011  # WebSocket close codes, RFC 6455
+JSON = b"application/json"
+TEXT = b"text/plain"
+
+
+class _Refused(Exception):
+    def __init__(self, status: HTTPStatus, why: str | None = None) -> None:
+        super().__init__(why or f"{status.value} {status.phrase}")
+        self.status = status
+
+
+class _Gone(Exception):
+    """The client has closed its connection."""
+
+
+class Endpoints:
+    """An ASGI application that answers these two paths, and leaves all others to ``others``."""
+
+    def __init__(
+        self, others: App, services: Services, dispatcher: Dispatcher, fanout: Fanout, stop: trio.Event
+    ) -> None:
+        self._others = others
+        self._services = services
+        self._dispatcher = dispatcher
+        self._fanout = fanout
+        self._stop = stop
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        endpoint = scope["type"], scope.get("path")
+        if endpoint == ("http", "/rpc"):
+            await self._rpc(scope, receive, send)
+        elif endpoint == ("websocket", "/ws"):
+            await self._ws(scope, receive, send)
+        elif endpoint == ("http", "/ws"):
+            wrong = HTTPStatus.UPGRADE_REQUIRED if scope["method"] == "GET" else HTTPStatus.METHOD_NOT_ALLOWED
+            await _refuse(send, wrong, (b"allow", b"GET"), (b"upgrade", b"websocket"))
+        else:
+            await self._others(scope, receive, send)
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # POST /rpc
+
+    async def _rpc(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["method"] != "POST":
+            await _refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, (b"allow", b"POST"))
+            return
+        try:
+            body = await _body(receive, self._services.config.api.max_request_bytes)
+            call = Call(self._services, caller_of("http", scope))
+            answer = self._dispatcher.at_once(body, call)
+            if answer is LATER:
+                answer = await self._while_there(receive, body, call)
+        except _Gone:
+            return
+        except _Refused as refused:
+            await _respond(send, refused.status, TEXT, f"{refused}\n".encode(), (b"connection", b"close"))
+            return
+        await _respond(send, HTTPStatus.NO_CONTENT if answer is None else HTTPStatus.OK, JSON, answer or b"")
+        for then in call.after_reply:
+            then()
+
+    async def _while_there(self, receive: Any, body: bytes, call: Call) -> bytes | None:
+        """The answer. A call, which may be a long poll, ends with its client and with what allows it. Raises `_Gone`
+        and `_Refused`."""
+        answer: bytes | None = None
+        cut: Exception | None = None
+
+        async def until_gone() -> None:
+            nonlocal cut
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            cut = _Gone()
+            nursery.cancel_scope.cancel()
+
+        async def while_allowed() -> None:
+            nonlocal cut
+            cut = _Refused(HTTPStatus.UNAUTHORIZED, await call.caller.grant.wait_ended())
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(until_gone)
+            nursery.start_soon(while_allowed)
+            answer = await self._dispatcher.dispatch(body, call)
+            nursery.cancel_scope.cancel()
+        if cut is not None:
+            raise cut
+        return answer
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # /ws
+
+    async def _ws(self, scope: Scope, receive: Any, send: Any) -> None:
+        """One WebSocket, until its client or the daemon ends it; the close frame says which (trap 6)."""
+        await receive()  # the connect event
+        await send({"type": "websocket.accept"})
+        caller, code, reason = caller_of("ws", scope), 0, ""
+        try:
+            async with trio.open_nursery() as nursery:
+
+                async def until_stop() -> None:
+                    nonlocal code, reason
+                    await self._stop.wait()
+                    code, reason = GOING_AWAY, "the daemon is stopping"
+                    nursery.cancel_scope.cancel()
+
+                async def while_allowed() -> None:
+                    nonlocal code, reason
+                    reason = await caller.grant.wait_ended()
+                    code = POLICY_VIOLATION
+                    nursery.cancel_scope.cancel()
+
+                nursery.start_soon(until_stop)
+                nursery.start_soon(while_allowed)
+                await self._converse(caller, scope["state"]["outbox"], receive)
+                nursery.cancel_scope.cancel()
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # the client has gone
+        except* Exception:
+            log.exception("a WebSocket failed")
+            code, reason = INTERNAL_ERROR, "internal error"
+        if code:
+            # hypercorn sends shielded, and is shielded from us: a stop that finds a reader stuck shuts the socket
+            await send({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _converse(self, caller: Caller, outbox: Outbox, receive: Any) -> None:
+        """``outbox`` is the connection's own (`server`): the session's frames go past hypercorn."""
+        async with Session.open(self._services, self._dispatcher, caller, outbox, frames, self._fanout) as session:
+            while (message := await receive())["type"] == "websocket.receive":
+                text = message["text"]
+                await session.receive([message["bytes"] if text is None else text.encode()])
+
+
+async def _body(receive: Any, limit: int) -> bytes:
+    """The whole body. Raises `_Refused` and `_Gone`."""
+    parts: list[bytes] = []
+    size = 0
+    with trio.move_on_after(BODY_TIMEOUT):
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Gone
+            part = message["body"]
+            size += len(part)
+            if size > limit:
+                raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            if part:
+                parts.append(part)
+            if not message["more_body"]:
+                return b"".join(parts)
+    raise _Refused(HTTPStatus.REQUEST_TIMEOUT)
+
+
+async def _refuse(send: Any, status: HTTPStatus, *headers: tuple[bytes, bytes]) -> None:
+    await _respond(send, status, TEXT, f"{status.value} {status.phrase}\n".encode(), *headers)
+
+
+async def _respond(send: Any, status: HTTPStatus, kind: bytes, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    about = [] if status is HTTPStatus.NO_CONTENT else [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status.value, "headers": [*about, *headers]})
+    await send({"type": "http.response.body", "body": body})
