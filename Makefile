@@ -3,7 +3,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -q
 ARGS ?=
 
-.PHONY: run test lint format check-machine check-test-machine clean
+.PHONY: run test lint format docs check-machine check-test-machine clean
 
 run: $(VENV)/.installed-daemon
 	$(VENV)/bin/fabstird run $(ARGS)
@@ -20,6 +20,13 @@ lint: $(VENV)/.installed-test
 format: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
+
+# docs/openrpc.json, and the half of docs/api.md that is made from the code
+docs: $(VENV)/.installed-daemon
+	$(VENV)/bin/fabstird openrpc >docs/openrpc.json
+	sed -i '/^<!-- made by: make docs -->$$/q' docs/api.md
+	echo >>docs/api.md
+	$(VENV)/bin/fabstird openrpc --markdown >>docs/api.md
 
 check-machine:
 	@scripts/check-machine >/dev/null

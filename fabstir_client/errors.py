@@ -32,18 +32,26 @@ class RpcError(FabstirError):
 
 
 class ParseError(RpcError):
+    """The text is not JSON. The answer has the id null."""
+
     code, rpc_code = "PARSE_ERROR", -32700
 
 
 class InvalidRequest(RpcError):
+    """JSON, but not a JSON-RPC 2.0 request. The answer has the id null."""
+
     code, rpc_code = "INVALID_REQUEST", -32600
 
 
 class MethodNotFound(RpcError):
+    """There is no such method, or not on this transport."""
+
     code, rpc_code = "METHOD_NOT_FOUND", -32601
 
 
 class InvalidParams(RpcError):
+    """A parameter is missing, unknown, of a wrong type or has a wrong value; the message names it."""
+
     code, rpc_code = "INVALID_PARAMS", -32602
 
 
@@ -54,6 +62,8 @@ class InternalError(RpcError):
 
 
 class NodeNotRunning(RpcError):
+    """The method needs a started node; call ``start``."""
+
     code, rpc_code, retryable = "NODE_NOT_RUNNING", -32001, True
 
 
@@ -64,41 +74,49 @@ class DeadlineExceeded(RpcError):
 
 
 class TooLarge(RpcError):
-    """A request, batch or answer exceeds a limit; ``data`` holds ``limit``, ``current`` and ``configKey``."""
+    """A request, a batch or an answer exceeds a limit."""
 
     code, rpc_code = "TOO_LARGE", -32003
 
 
 class PeerNotFound(RpcError):
+    """The peer is not connected, and no address of it is known."""
+
     code, rpc_code = "PEER_NOT_FOUND", -32004
 
 
 class LimitExceeded(RpcError):
+    """As many as may be are there already; try again later, or raise the limit."""
+
     code, rpc_code, retryable = "LIMIT_EXCEEDED", -32005, True
 
 
 class DialFailed(RpcError):
-    """``data["errors"]`` maps each address that was tried to its error in words."""
+    """No address of the peer could be connected to."""
 
     code, rpc_code, retryable = "DIAL_FAILED", -32006, True
 
 
 class InvalidState(RpcError):
+    """The call does not fit how things are; the message says what to do first."""
+
     code, rpc_code = "INVALID_STATE", -32007
 
 
 class Forbidden(RpcError):
+    """The caller may not call this."""
+
     code, rpc_code = "FORBIDDEN", -32008
 
 
 class FeatureDisabled(RpcError):
-    """``data["configKey"]`` names the key that enables it."""
+    """The configuration switches it off."""
 
     code, rpc_code = "FEATURE_DISABLED", -32009
 
 
 class ListenFailed(RpcError):
-    """``data`` holds ``address`` and ``reason``."""
+    """The node cannot listen where it should; a corrected ``start`` works."""
 
     code, rpc_code, retryable = "LISTEN_FAILED", -32010, True
 

@@ -315,8 +315,8 @@ class Explanation(Record, frozen=True):
 
     summary: str  # in one sentence
     connected: bool  # to this peer
-    connections: list[Connection]
-    addresses: list[KnownAddress]
+    connections: list[Connection]  # with it, oldest first
+    addresses: list[KnownAddress]  # of it
     tags: dict[str, int]
     protected: bool
     bootstrap: bool
@@ -473,7 +473,7 @@ class Lagged(Record, frozen=True):
 
 
 class EventsResult(Record, frozen=True):
-    """Answer of the ``events`` method. ``missed`` is None where ``epoch`` was another run's."""
+    """Answer of the ``events`` method. ``missed`` is null where ``epoch`` was another run's."""
 
     epoch: str
     head: int  # number of the newest event; ask on from the last of ``events``, or from here where there is none

@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     identity.set_defaults(run=_id)
 
     openrpc = commands.add_parser("openrpc", help="print the OpenRPC document of the API")
+    openrpc.add_argument("--markdown", action="store_true", help="the same for people, as it stands in docs/api.md")
     openrpc.set_defaults(run=_openrpc)
 
     return parser
@@ -129,12 +130,13 @@ def _id(options: argparse.Namespace) -> int:
     return STOPPED
 
 
-def _openrpc(_: argparse.Namespace) -> int:
+def _openrpc(options: argparse.Namespace) -> int:
     if (missing := _missing()) is not None:
         return missing
+    from fabstird.rpc import markdown, openrpc
     from fabstird.rpc.methods import METHODS
-    from fabstird.rpc.openrpc import render
 
+    render = markdown.render if options.markdown else openrpc.render
     sys.stdout.write(render(METHODS).decode())
     return STOPPED
 

@@ -210,7 +210,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The effective configuration of a daemon; durations are milliseconds."""
+    """The effective configuration of a daemon; durations are milliseconds. config.example.toml describes every key."""
 
     node: NodeConfig = NodeConfig()
     connections: ConnectionsConfig = ConnectionsConfig()

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import NoReturn
 
 import pytest
 
@@ -26,22 +27,26 @@ def _missing() -> str | None:
     return tried.stderr.strip() if tried.returncode else None
 
 
+def leave_out(config: pytest.Config, name: str, reason: str) -> NoReturn:
+    """Ends a test that needs `name`: skipped, and told at the end; or failed, where FABSTIR_REQUIRE names it."""
+    if name in os.environ.get("FABSTIR_REQUIRE", "").replace(" ", "").split(","):
+        pytest.fail(f"FABSTIR_REQUIRE asks for {name}: {reason}", pytrace=False)
+    config.stash.setdefault(LEFT_OUT, {})[name] = reason
+    pytest.skip(f"left out: {reason}")
+
+
 @pytest.fixture(scope="session")
 def root(pytestconfig: pytest.Config) -> None:
     """Whoever uses it may make namespaces and mount file systems."""
     reason = _missing()
-    if reason is None:
-        return
-    if "root" in os.environ.get("FABSTIR_REQUIRE", "").replace(" ", "").split(","):
-        pytest.fail(f"FABSTIR_REQUIRE asks for root: {reason}", pytrace=False)
-    pytestconfig.stash.setdefault(LEFT_OUT, {})["root"] = f"{NEEDS_ROOT}: {reason}"
-    pytest.skip(f"left out: {NEEDS_ROOT}: {reason}")
+    if reason is not None:
+        leave_out(pytestconfig, "root", f"{NEEDS_ROOT}: {reason}")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     left_out = config.stash.get(LEFT_OUT, {})
     if left_out:
-        terminalreporter.section("TESTS FOR ROOT LEFT OUT", sep="!", red=True, bold=True)
+        terminalreporter.section("TESTS LEFT OUT", sep="!", red=True, bold=True)
         for name, reason in left_out.items():
             terminalreporter.line(f"{name}: {reason}", red=True)
         terminalreporter.line("FABSTIR_REQUIRE=" + ",".join(left_out) + " makes this a failure.", red=True)

@@ -95,7 +95,7 @@ def _comments(module: ModuleType) -> dict[tuple[str, str], str]:
     """The comment that ends the line of each annotated field, by class and field."""
     source = inspect.getsource(module)
     comments = {
-        token.start[0]: token.string.lstrip("# ").strip()
+        token.start[0]: token.string.lstrip("# ").strip().replace("``", "`")
         for token in tokenize.generate_tokens(io.StringIO(source).readline)
         if token.type == tokenize.COMMENT
     }

@@ -21,6 +21,7 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from tests.interop.daemon import Json, command, environment, is_error, parsed
+from tests.support.schema import Conversation
 from tests.support.waiting import until
 
 START = 30.0  # seconds for a daemon to answer, on a machine that is busy with other things
@@ -154,14 +155,17 @@ async def daemon(settings: Mapping[str, Any] | None = None, **options: Any) -> A
 
 
 class Connection:
-    """A connection that carries calls and notifications: IPC or WebSocket."""
+    """A connection that carries calls and notifications: IPC or WebSocket. All that comes is held to the document."""
 
     def __init__(self) -> None:
+        self._held = Conversation()
         self._ids = itertools.count(1)
         self.notifications: list[Json] = []  # those that came while an answer was waited for
 
     async def send(self, message: Any) -> None:
-        await self.send_text(message if isinstance(message, bytes) else json.dumps(message).encode())
+        text = message if isinstance(message, bytes) else json.dumps(message).encode()
+        self._held.sent(text)
+        await self.send_text(text)
 
     async def send_text(self, text: bytes) -> None:
         raise NotImplementedError
@@ -174,6 +178,7 @@ class Connection:
         with trio.fail_after(ANSWER):
             text = await self.receive_text()
         assert text is not None, "the connection was closed"
+        self._held.received(text)
         return json.loads(text)
 
     async def answer(self, method: str, params: Any = None) -> Json:
@@ -321,4 +326,9 @@ async def fetch(running: Process, method: str, path: str, body: bytes | None = N
 
 async def post(running: Process, message: Any, **headers: str | None) -> Reply:
     body = message if isinstance(message, bytes) else json.dumps(message).encode()
-    return await fetch(running, "POST", "/rpc", body, **headers)
+    reply = await fetch(running, "POST", "/rpc", body, **headers)
+    if reply.status == 200:
+        held = Conversation()
+        held.sent(body)
+        held.received(reply.body)
+    return reply

@@ -19,6 +19,7 @@ import trio
 
 from fabstir_client.errors import from_error_object
 from tests.interop.lines import lines
+from tests.support.schema import hold_message
 
 START_TIMEOUT = 30.0  # seconds from exec to a started node, on a machine that is busy with other things
 CALL_TIMEOUT = 30.0
@@ -45,6 +46,7 @@ class Daemon:
         self._stream: trio.SocketStream | None = None
         self._ids = itertools.count(1)
         self._answers: dict[int, Json | None] = {}
+        self._asked: dict[int, str] = {}
         self._news = trio.Event()
         self._write_lock = trio.Lock()
         self._gone: str | None = None
@@ -64,6 +66,7 @@ class Daemon:
         assert self._stream is not None
         number = next(self._ids)
         self._answers[number] = None
+        self._asked[number] = method
         line = json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}) + "\n"
         try:
             with trio.move_on_after(CALL_TIMEOUT):
@@ -163,6 +166,7 @@ class Daemon:
         self._tell()
 
     def _take(self, message: Json) -> None:
+        hold_message(message, self._asked.pop(message.get("id", 0), None))
         if message.get("id") in self._answers:
             self._answers[message["id"]] = message
         elif message.get("method") == "event":

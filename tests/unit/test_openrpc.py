@@ -1,11 +1,13 @@
 """The OpenRPC document: committed as the code makes it, and true to the method table."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from fabstir_client.types_events import EVENT_DATA
+from fabstird.rpc import markdown
 from fabstird.rpc.methods import METHODS
 from fabstird.rpc.openrpc import render
 
@@ -13,7 +15,7 @@ COMMITTED = Path(__file__).parents[2] / "docs" / "openrpc.json"
 
 
 def test_the_committed_document_is_what_the_code_makes() -> None:
-    assert COMMITTED.read_bytes() == render(METHODS), "run: fabstird openrpc > docs/openrpc.json"
+    assert COMMITTED.read_bytes() == render(METHODS), "run: make docs"
 
 
 def test_the_command_prints_the_same_bytes() -> None:
@@ -72,3 +74,18 @@ def test_events_are_a_closed_union() -> None:
     schemas = json.loads(COMMITTED.read_text())["components"]["schemas"]
     cases = [schemas[case["$ref"].rpartition("/")[2]] for case in schemas["Event"]["oneOf"]]
     assert [case["properties"]["type"]["const"] for case in cases] == list(EVENT_DATA) == schemas["EventType"]["enum"]
+
+
+def test_the_reference_for_people_is_what_the_code_makes() -> None:
+    _, marker, made = (COMMITTED.parent / "api.md").read_text().partition("<!-- made by: make docs -->\n\n")
+    assert marker
+    assert made == markdown.render(METHODS).decode(), "run: make docs"
+
+
+def test_every_link_within_the_reference_leads_somewhere() -> None:
+    text = (COMMITTED.parent / "api.md").read_text()
+    headings = [line.lstrip("# ").lower() for line in text.splitlines() if line.startswith("#")]
+    anchors = {re.sub(r"[^a-z0-9 _-]", "", heading).replace(" ", "-") for heading in headings}
+    links = set(re.findall(r"\]\(#([^)]*)\)", text))
+    assert links
+    assert links <= anchors

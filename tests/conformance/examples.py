@@ -1,0 +1,179 @@
+"""The examples of the OpenRPC document: one session with a live daemon that calls every method.
+
+`python -m tests.conformance.examples` renews `fabstird/rpc/examples.json` from it, with what differs from run to run
+replaced: peer ids, ports, instants, durations, the epoch.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from tests.functional.running import Connection, Json, daemon, ipc
+
+FILE = Path(__file__).parents[2] / "fabstird" / "rpc" / "examples.json"
+OWN = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+PEER = "12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu"
+SETTINGS = {"events.heartbeat": 50, "events.history": 2, "node.auto_start": False}
+DRAWN = {"requestId": "861451cc706b52f3", "token": "fabstir_8fJm2kq0XyTnB1zR4vWcE7sLhUoPaGdQ5iYtN6xKbMw"}
+LONG = ("content",)  # cut here, where an example is to be read
+NOT_CALLED = {"rpc.discover": "its answer is the document itself"}
+
+
+@dataclass
+class Session:
+    """A connection to the daemon whose answers are the examples, and one to another that is its peer."""
+
+    own: Connection
+    other: Connection
+    peer_id: str = ""
+    address: str = ""
+
+    async def call(self, method: str, **params: Any) -> tuple[str, Json, Any]:
+        return method, params, await self.own.call(method, params)
+
+
+@asynccontextmanager
+async def session() -> AsyncIterator[Session]:
+    async with (
+        daemon(SETTINGS) as running,
+        daemon() as another,
+        ipc(running) as own,
+        ipc(another) as other,
+    ):
+        found = Session(own, other)
+        status = await other.call("start")
+        found.peer_id, found.address = status["peerId"], status["listenAddresses"][0]
+        yield found
+
+
+async def calls(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """Every method with the parameters and the result that it has here."""
+    call, peer_id, address = at.call, at.peer_id, at.address
+    yield await call("start", config={"listenAddresses": ["/ip4/127.0.0.1/tcp/0"], "dialTimeout": 5000})
+    yield await call("connect", address=address, timeout=5000)
+    with trio.fail_after(20):
+        while "agentVersion" not in (await at.own.call("peers"))[0]:
+            pass  # until identify has finished
+    status = await at.own.call("status")
+    yield await call("status")
+    yield await call("ping", peerId=peer_id)
+    yield await call("peers")
+    yield await call("addresses")
+    yield await call("metrics")
+    yield await call("config")
+    yield await call("version")
+    yield await call("events", after=status["head"] - 1, epoch=status["epoch"], limit=10, timeout=1000)
+    subscribed = await call("subscribe", after=0)
+    yield subscribed
+    yield await call("unsubscribe", subscription=subscribed[2]["subscription"])
+    async for one in messages(at):
+        yield one
+    yield await call("peer.tag", peerId=peer_id, tag="customer", value=50)
+    yield await call("peer.protect", peerId=peer_id)
+    yield await call("peer.unprotect", peerId=peer_id)
+    yield await call("peer.untag", peerId=peer_id, tag="customer")
+    yield await call("peer.keep", address=address)
+    yield await call("peer.explain", target=peer_id)
+    yield await call("peer.forget", target=peer_id)
+    yield await call("disconnect", peerId=peer_id)
+    yield await call("peer.ban", target=peer_id, duration=3600000, reason="too many requests")
+    yield await call("peer.bans")
+    yield await call("peer.unban", target=peer_id)
+    async for one in administration(at):
+        yield one
+    yield await call("stop")
+    yield await call("shutdown")
+
+
+async def messages(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """A request each way."""
+    call, other = at.call, at.other
+    protocol, data = "/fabstir/job/1.0.0", base64.b64encode(b'{"JobClaim":{"job_id":7}}').decode()
+    about = {"protocol": protocol, "framing": "u32be"}
+    await other.call("subscribe", {"types": ["stream:request"]})
+    await other.call("protocol.handle", about)
+    answer = base64.b64encode(b'{"JobClaimAck":{"job_id":7,"accepted":true}}').decode()
+    async with trio.open_nursery() as nursery:
+
+        async def respond() -> None:
+            asked = (await other.notification("event"))["params"]["data"]
+            await other.call("protocol.respond", {"requestId": asked["requestId"], "data": answer})
+
+        nursery.start_soon(respond)
+        result = await call("request", peerId=at.peer_id, data=data, **about)
+    yield result
+    yield await call("protocol.handle", **about, deadline=30000)
+    head = (await at.own.call("status"))["head"]
+    own_id = (await at.own.call("status"))["peerId"]
+    await other.send(
+        {"jsonrpc": "2.0", "id": "r", "method": "request", "params": {"peerId": own_id, "data": data, **about}}
+    )
+    told = await at.own.call("events", {"after": head, "types": ["stream:request"], "timeout": 10000})
+    request_id = told["events"][0]["data"]["requestId"]
+    yield await call("protocol.read", requestId=request_id)
+    yield await call("protocol.respond", requestId=request_id, data=answer)
+    yield await call("protocol.unhandle", protocol=protocol)
+
+
+async def administration(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """Tokens, and looking inside."""
+    call = at.call
+    yield await call("token.create", name="dashboard", access="read", methods=["peers", "status"], expiresIn=86400000)
+    yield await call("token.list")
+    yield await call("token.revoke", name="dashboard")
+    yield await call("audit", limit=1)
+    yield await call("log.level", logger="p2p", level="debug")
+    yield await call("debug.tasks")
+    yield await call("debug.dump")
+
+
+async def record() -> Json:
+    """What the file holds."""
+    async with session() as at:
+        methods: Json = {}
+        async with aclosing(calls(at)) as made:
+            async for method, params, result in made:
+                methods[method] = {"params": params, "result": result}
+                if method == "subscribe":
+                    heard = {kind: await at.own.notification(kind) for kind in ("lagged", "event", "heartbeat")}
+        own = methods["status"]["result"]["peerId"]
+        whole = {"methods": methods, "notifications": {kind: one["params"] for kind, one in heard.items()}}
+        text = json.dumps(whole).replace(own, OWN).replace(at.peer_id, PEER)
+        text = text.replace(methods["status"]["result"]["epoch"], "5c1f0b3e9a7d2460")
+    same: Json = _settled(json.loads(text))
+    return same
+
+
+def _settled(value: Any, name: str = "") -> Any:
+    """Ports, instants and durations as they always are."""
+    if isinstance(value, dict):
+        return {key: _settled(one, key) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_settled(one, name) for one in (value[:1] if name == "tasks" else value)]
+    if name in DRAWN and isinstance(value, str):
+        return DRAWN[name]
+    if name in LONG and isinstance(value, str):
+        return value[:40]
+    if isinstance(value, str):
+        value = re.sub(r"/\S*/(?=fabstird/|site-packages/|lib/python)", "", value)  # where this machine has its files
+        return re.sub(r"/ip4/127\.0\.0\.1/tcp/[1-9]\d*", "/ip4/192.0.2.7/tcp/4001", value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int) and value > 10**12:
+        return 1767225600000 if name in ("startTime",) else 1767225660000
+    if name == "duration" and value < 1000:
+        return 12
+    return {"uptime": 60000, "rtt": 0.4, "latency": 0.4, "uid": 1000, "pid": 4711}.get(name, value)
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(trio.run(record), indent=1, ensure_ascii=False) + "\n")
