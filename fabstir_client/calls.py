@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client import types, types_debug, types_streams
+from fabstir_client import types, types_access, types_debug, types_streams
 from fabstir_client.errors import InvalidConfig
 from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
 
@@ -41,6 +41,10 @@ _responded = result_decoder(types_streams.RespondResult)
 _task_tree = result_decoder(types_debug.TaskTree)
 _dump = result_decoder(types_debug.Dump)
 _log_levels = result_decoder(types_debug.LogLevels)
+_token_created = result_decoder(types_access.TokenCreated)
+_token_revoked = result_decoder(types_access.TokenRevoked)
+_tokens = result_decoder(list[types_access.TokenRecord])
+_audit = result_decoder(types_access.AuditResult)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -177,6 +181,25 @@ def read_request(request_id: str) -> Call[types_streams.ReadResult]:
 def respond(request_id: str, data: bytes) -> Call[types_streams.RespondResult]:
     params = types_streams.RespondParams(request_id, base64.b64encode(data).decode())
     return Call("protocol.respond", params, _responded)
+
+
+def token_create(
+    name: str, access: types_access.Access, methods: Sequence[str] | None, expires_in: int | None
+) -> Call[types_access.TokenCreated]:
+    named = None if methods is None else list(methods)
+    return Call("token.create", types_access.TokenCreateParams(name, access, named, expires_in), _token_created)
+
+
+def token_list() -> Call[list[types_access.TokenRecord]]:
+    return Call("token.list", types.NoParams(), _tokens)
+
+
+def token_revoke(name: str) -> Call[types_access.TokenRevoked]:
+    return Call("token.revoke", types_access.TokenNameParams(name), _token_revoked)
+
+
+def audit(after: int | None, limit: int | None) -> Call[types_access.AuditResult]:
+    return Call("audit", types_access.AuditParams(after, limit), _audit)
 
 
 def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:

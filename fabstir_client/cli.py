@@ -10,10 +10,13 @@ import argparse
 import base64
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from fabstir_client._version import __version__
+from fabstir_client.cli_access import add_commands as add_access_commands
+from fabstir_client.cli_access import call_of
+from fabstir_client.cli_access import show as show_access
 from fabstir_client.discovery import Target
 from fabstir_client.errors import FabstirError, InvalidConfig, RpcError
 
@@ -112,6 +115,16 @@ def _parser() -> argparse.ArgumentParser:
         _common(made, first=False)
         return made
 
+    def nested(parent: argparse.ArgumentParser) -> Callable[[str, str], argparse.ArgumentParser]:
+        below = parent.add_subparsers(dest="subcommand", metavar="COMMAND", required=True)
+
+        def inner(name: str, text: str) -> argparse.ArgumentParser:
+            made: argparse.ArgumentParser = below.add_parser(name, help=text, description=text)
+            _common(made, first=False)
+            return made
+
+        return inner
+
     for name, text in PLAIN.items():
         command(name, text)
     connecting = command("connect", "connect to a peer")
@@ -143,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     requesting.add_argument("text", metavar="TEXT", nargs="?", help="the message; standard input where it is left out")
     requesting.add_argument("--framing", choices=("u32be", "uvarint", "none"), help="default: uvarint")
     requesting.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
+    add_access_commands(command, nested)
     calling = command("call", "call any method")
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument("params", metavar="JSON", nargs="?", type=_json, help="its parameters: an object or an array")
@@ -243,6 +257,8 @@ def _call(target: Target, args: argparse.Namespace) -> int:
         if hasattr(args, "peerid"):
             params["peerId"] = args.peerid
         method = PEER[method][0]
+    elif method in ("token", "audit"):
+        method, params = call_of(args)
     elif method == "call":
         method, params = args.method, args.params
     if getattr(args, "timeout", None) is not None:
@@ -251,6 +267,8 @@ def _call(target: Target, args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.flush()
         sys.stdout.buffer.write(bytes(result) + b"\n")
+    elif args.command in ("token", "audit"):
+        print(show_access(method, msgspec.json.decode(result)))
     else:
         print(show(args.command, msgspec.json.decode(result)))
     return DONE

@@ -40,7 +40,7 @@ def instant(milliseconds: int) -> str:
 
 def event_line(event: Mapping[str, Any]) -> str:
     """One event in one line."""
-    told = _inline(event["data"])
+    told = inline(event["data"])
     return f"{instant(event['time'])}  {event['seq']:>5}  {clean(event['type']):<20}  {told}".rstrip()
 
 
@@ -51,16 +51,18 @@ def lagged_line(missed: int | None) -> str:
     return f"-- {missed} events are missing: the daemon holds them no longer --"
 
 
-def _inline(value: Any) -> str:
+def inline(value: Any) -> str:
+    """Any JSON value in one line, without quotes where they are not needed."""
     if isinstance(value, list):
-        return f"[{', '.join(_inline(item) for item in value)}]"
+        return f"[{', '.join(inline(item) for item in value)}]"
     if isinstance(value, dict):
-        return " ".join(f"{key}={_inline(item)}" for key, item in value.items())
+        return " ".join(f"{key}={inline(item)}" for key, item in value.items())
     text = clean(value)
     return f'"{text}"' if " " in text else text
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Columns under their heads, cells made `clean`."""
     lines = [tuple(head), *(tuple(clean(cell) for cell in row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     return "\n".join(
@@ -75,7 +77,7 @@ def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
         if isinstance(value, bool):
             value = "yes" if value else "no"
         if isinstance(value, dict):
-            value = [f"{key}: {_inline(item)}" for key, item in value.items()]
+            value = [f"{key}: {inline(item)}" for key, item in value.items()]
         values = value if isinstance(value, list) else [value]
         lines += [(name if index == 0 else "", clean(item)) for index, item in enumerate(values or ["-"])]
     width = max((len(name) for name, _ in lines), default=0)
@@ -117,7 +119,7 @@ def _peers(peers: list[dict[str, Any]]) -> str:
                 ",".join(marks) or "-",
             )
         )
-    return _table(("PEER", "DIRECTION", "SINCE", "LATENCY", "AGENT", "ADDRESS", "MARKS"), rows)
+    return table(("PEER", "DIRECTION", "SINCE", "LATENCY", "AGENT", "ADDRESS", "MARKS"), rows)
 
 
 def _addresses(addresses: dict[str, Any]) -> str:
@@ -170,7 +172,7 @@ def _explain(told: dict[str, Any]) -> str:
     lines.append(_pairs(pairs))
     if told["connections"]:
         up = [(one["direction"], instant(one["openedAt"])[:19], one["address"]) for one in told["connections"]]
-        lines += ["", _table(("CONNECTION", "SINCE", "ADDRESS"), up)]
+        lines += ["", table(("CONNECTION", "SINCE", "ADDRESS"), up)]
     if told["addresses"]:
         known = [
             (
@@ -182,13 +184,13 @@ def _explain(told: dict[str, Any]) -> str:
             )
             for one in told["addresses"]
         ]
-        lines += ["", _table(("ADDRESS", "FROM", "STATE", "NEXT DIAL", "LAST ERROR"), known)]
+        lines += ["", table(("ADDRESS", "FROM", "STATE", "NEXT DIAL", "LAST ERROR"), known)]
     if told["timeline"]:
         story = [
             (instant(one["time"]), one["what"].replace("_", " "), one.get("detail", ""), one.get("address", ""))
             for one in told["timeline"][-TIMELINE:]
         ]
-        lines += ["", _table(("TIME", "WHAT", "DETAIL", "ADDRESS"), story)]
+        lines += ["", table(("TIME", "WHAT", "DETAIL", "ADDRESS"), story)]
     return "\n".join(lines)
 
 
@@ -198,7 +200,7 @@ def _until(ban: dict[str, Any]) -> str:
 
 
 def _bans(bans: list[dict[str, Any]]) -> str:
-    return _table(("TARGET", "BANNED"), [(ban["target"], _until(ban)) for ban in bans]) if bans else "no bans"
+    return table(("TARGET", "BANNED"), [(ban["target"], _until(ban)) for ban in bans]) if bans else "no bans"
 
 
 def _banned(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir_client import calls, types, types_debug, types_streams
+from fabstir_client import calls, types, types_access, types_debug, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.errors import ClientTimeout, ConnectionLost, FabstirError
@@ -279,6 +279,29 @@ class Client:
     async def log_level(self, logger: str | None = None, level: str | None = None) -> types_debug.LogLevels:
         """Change the level of the daemon's log, or of one logger; without a level, only tell."""
         return await self._run(calls.log_level(logger, level))
+
+    async def token_create(
+        self,
+        name: str,
+        access: types_access.Access,
+        methods: Sequence[str] | None = None,
+        expires_in: int | None = None,
+    ) -> types_access.TokenCreated:
+        """Make a token for HTTP and WebSocket: for ``methods`` only where they are given, good for ``expires_in`` ms
+        or until it is revoked. It is told this once."""
+        return await self._run(calls.token_create(name, access, methods, expires_in))
+
+    async def token_list(self) -> list[types_access.TokenRecord]:
+        """The tokens that there are, without the tokens themselves."""
+        return await self._run(calls.token_list())
+
+    async def token_revoke(self, name: str) -> types_access.TokenRevoked:
+        """End a token, at once, on open connections too."""
+        return await self._run(calls.token_revoke(name))
+
+    async def audit(self, after: int | None = None, limit: int | None = None) -> types_access.AuditResult:
+        """The last calls that changed something, or were refused; those after number ``after`` where it is given."""
+        return await self._run(calls.audit(after, limit))
 
     async def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabstir_client import calls, types, types_debug, types_streams
+from fabstir_client import calls, types, types_access, types_debug, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.protocol import Call, Session, T
@@ -221,6 +221,29 @@ class Client:
     def log_level(self, logger: str | None = None, level: str | None = None) -> types_debug.LogLevels:
         """Change the level of the daemon's log, or of one logger; without a level, only tell."""
         return self._run(calls.log_level(logger, level))
+
+    def token_create(
+        self,
+        name: str,
+        access: types_access.Access,
+        methods: Sequence[str] | None = None,
+        expires_in: int | None = None,
+    ) -> types_access.TokenCreated:
+        """Make a token for HTTP and WebSocket: for ``methods`` only where they are given, good for ``expires_in`` ms
+        or until it is revoked. It is told this once."""
+        return self._run(calls.token_create(name, access, methods, expires_in))
+
+    def token_list(self) -> list[types_access.TokenRecord]:
+        """The tokens that there are, without the tokens themselves."""
+        return self._run(calls.token_list())
+
+    def token_revoke(self, name: str) -> types_access.TokenRevoked:
+        """End a token, at once, on open connections too."""
+        return self._run(calls.token_revoke(name))
+
+    def audit(self, after: int | None = None, limit: int | None = None) -> types_access.AuditResult:
+        """The last calls that changed something, or were refused; those after number ``after`` where it is given."""
+        return self._run(calls.audit(after, limit))
 
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

@@ -75,7 +75,7 @@ OTHERS = Grant(
     "read", "being neither the daemon's user nor in the group of the IPC socket", cure="join that group, or use a token"
 )
 SO_PEERGROUPS = 59  # <asm-generic/socket.h>; Python 3.11 has no name for it
-MOST_GROUPS = 65536  # NGROUPS_MAX of Linux
+MOST_GROUPS = 256  # socket.getsockopt gives 1,024 bytes at most
 
 
 def _group_of(path: Path) -> int | None:
@@ -99,8 +99,13 @@ def _caller(sock: trio.socket.SocketType, group_grant: Grant, group: int | None)
 
 
 def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
-    """The supplementary groups of the process that connected."""
-    packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    """The supplementary groups of the process that connected; none where it has more than `MOST_GROUPS`, or where the
+    kernel does not tell (Linux before 4.13): in doubt nobody is in a group."""
+    try:
+        packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
+    except OSError as error:
+        log.debug("the groups of a caller are not known", error=error.strerror)
+        return ()
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 

@@ -258,8 +258,8 @@ async def ipc(running: Process) -> AsyncIterator[Ipc]:
 
 
 @asynccontextmanager
-async def ws(running: Process) -> AsyncIterator[Ws]:
-    headers = [(b"authorization", f"Bearer {running.token}".encode())]
+async def ws(running: Process, token: str | None = None) -> AsyncIterator[Ws]:
+    headers = [(b"authorization", f"Bearer {token or running.token}".encode())]
     failure: BaseException | None = None
     async with await trio.open_tcp_stream("127.0.0.1", running.port) as stream, trio.open_nursery() as nursery:
         host = f"127.0.0.1:{running.port}"

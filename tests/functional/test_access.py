@@ -1,0 +1,479 @@
+"""Who may call what, as other users of the machine and holders of tokens find it: real daemons, real users."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.functional.running import OWN, Json, Process, daemon, fetch, ipc, post, process, ws
+from tests.interop.daemon import command, environment
+
+NOBODY, NOGROUP = 65534, 65534
+STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+WITHIN = 30  # seconds; a bound, never a wait
+
+# Becomes another user, sends the lines that it is given, and prints the answers: argv is socket, uid, gid, groups
+AS_USER = """
+import json, os, socket, sys
+path, uid, gid, groups = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
+os.setgroups(groups); os.setgid(gid); os.setuid(uid)
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect(path)
+    for line in sys.stdin.buffer:
+        sock.sendall(line)
+        answer = b""
+        while not answer.endswith(b"\\n"):
+            answer += sock.recv(65536) or sys.exit("closed")
+        sys.stdout.buffer.write(answer); sys.stdout.flush()
+"""
+
+
+class User:
+    """A connection over IPC of another user of the machine."""
+
+    def __init__(self, popen: subprocess.Popen[bytes]) -> None:
+        self._popen = popen
+        self.pid = popen.pid
+
+    async def answer(self, method: str, params: Any = None) -> Json:
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or []}
+
+        def ask() -> bytes:
+            assert self._popen.stdin is not None
+            assert self._popen.stdout is not None
+            self._popen.stdin.write(json.dumps(message).encode() + b"\n")
+            self._popen.stdin.flush()
+            return self._popen.stdout.readline()
+
+        answer: Json = json.loads(await trio.to_thread.run_sync(ask))
+        return answer
+
+    async def allowed(self) -> set[str]:
+        """Which levels it has, found by calls that need them and change nothing."""
+        asked = {"read": "version", "write": "start", "admin": "token.list"}
+        return {level for level, method in asked.items() if "result" in await self.answer(method)}
+
+
+@asynccontextmanager
+async def as_user(running: Process, uid: int, gid: int, groups: tuple[int, ...] = ()) -> AsyncIterator[User]:
+    words = [sys.executable, "-c", AS_USER, running.api["ipc"], str(uid), str(gid), json.dumps(groups)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as popen:  # noqa: ASYNC220 - only starts
+        try:
+            yield User(popen)
+        finally:
+            popen.kill()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Process]:
+    with process() as running:
+        trio.run(running.started)
+        yield running
+        trio.run(running.stop)
+
+
+@pytest.fixture
+def shared(running: Process) -> Iterator[Process]:
+    """A daemon that the tests of this module share: each finds its node started, and no token but its own."""
+    yield running
+    trio.run(forget_tokens, running)
+
+
+async def forget_tokens(running: Process) -> None:
+    async with ipc(running) as connection:
+        for one in await connection.call("token.list"):
+            await connection.call("token.revoke", [one["name"]])
+
+
+@pytest.fixture
+def socket_for_all() -> Iterator[dict[str, Any]]:
+    """Settings of a daemon whose socket other users can reach."""
+    with tempfile.TemporaryDirectory(prefix="fabstir-") as short:
+        os.chmod(short, 0o755)
+        yield {"api.ipc": str(Path(short) / "api.sock"), "api.ipc_mode": "0666"}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Over IPC: the kernel says who calls
+
+
+@pytest.mark.usefixtures("root")
+async def test_users_have_what_they_are_to_the_socket(socket_for_all: dict[str, Any]) -> None:
+    async with daemon(socket_for_all) as running:
+        await running.started()
+        group = os.stat(running.api["ipc"]).st_gid
+        levels = {}
+        people = {
+            "root": (0, NOGROUP, ()),
+            "in the group": (NOBODY, group, ()),
+            "in the group besides": (NOBODY, NOGROUP, (1, 2, 3, group)),
+            "neither": (NOBODY, NOGROUP, ()),
+        }
+        for name, who in people.items():
+            async with as_user(running, *who) as user:
+                levels[name] = await user.allowed()
+        assert levels == {
+            "root": {"read", "write", "admin"},
+            "in the group": {"read", "write"},
+            "in the group besides": {"read", "write"},
+            "neither": {"read"},
+        }
+
+
+@pytest.mark.usefixtures("root")
+async def test_the_user_of_the_daemon_is_its_administrator(socket_for_all: dict[str, Any]) -> None:
+    """A daemon that runs as somebody else than root: that user, and root, may do everything."""
+    directory = Path(socket_for_all["api.ipc"]).parent
+    data_dir, log = directory / "data", directory / "log"
+    os.chown(directory, NOBODY, NOGROUP)
+    # It may read this tree, which may lie in a directory of root's
+    rights = ("--inh-caps=+dac_read_search,+dac_override", "--ambient-caps=+dac_read_search,+dac_override")
+    switch = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOGROUP}", "--clear-groups", *rights]
+    with log.open("wb") as stderr:
+        popen = subprocess.Popen(  # noqa: ASYNC220 - only starts it
+            [*switch, *command(data_dir, {**OWN, **socket_for_all})], stderr=stderr, env=environment()
+        )
+    running = Process(popen, data_dir, log)
+    try:
+        await running.started()
+        levels = []
+        for uid, gid in ((NOBODY, NOGROUP), (0, 0), (NOBODY - 1, NOGROUP), (NOBODY - 1, NOGROUP - 1)):
+            async with as_user(running, uid, gid) as user:
+                levels.append(await user.allowed())
+        assert levels == [{"read", "write", "admin"}, {"read", "write", "admin"}, {"read", "write"}, {"read"}]
+        await running.stop()
+    finally:
+        running.end()
+
+
+@pytest.mark.usefixtures("root")
+async def test_a_refusal_says_what_is_needed_and_what_to_do(socket_for_all: dict[str, Any]) -> None:
+    async with daemon(socket_for_all) as running:
+        group = os.stat(running.api["ipc"]).st_gid
+        async with as_user(running, NOBODY, group) as user:
+            error = (await user.answer("shutdown"))["error"]
+            assert error["code"] == -32008
+            assert error["data"] == {
+                "code": "FORBIDDEN",
+                "retryable": False,
+                "method": "shutdown",
+                "needed": "admin",
+                "granted": "write",
+            }
+            assert "[api] ipc_group_access" in error["message"]
+            assert user.pid != os.getpid()
+            async with ipc(running) as connection:
+                (refused,) = (await connection.call("audit"))["entries"]
+            assert (refused["method"], refused["outcome"]) == ("shutdown", "FORBIDDEN")
+            assert (refused["uid"], refused["pid"], refused["transport"]) == (NOBODY, user.pid, "ipc")
+
+
+@pytest.mark.usefixtures("root")
+async def test_the_access_of_the_group_changes_while_it_is_connected(
+    socket_for_all: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text('[api]\nipc_group_access = "read"\n')
+    async with daemon(socket_for_all, arguments=("--config", str(file))) as running:
+        await running.started()
+        group = os.stat(running.api["ipc"]).st_gid
+        async with as_user(running, NOBODY, group) as user:
+            assert await user.allowed() == {"read"}
+            for level, expected in (("admin", {"read", "write", "admin"}), ("write", {"read", "write"})):
+                before = len(running.lines())
+                file.write_text(f'[api]\nipc_group_access = "{level}"\n')
+                os.kill(running.pid, signal.SIGHUP)
+                await running.line("configuration reloaded", after=before)
+                assert await user.allowed() == expected
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Over HTTP and WebSocket: a token says it
+
+
+async def token(running: Process, name: str, access: str, **more: Any) -> str:
+    """A new token of this name."""
+    async with ipc(running) as connection:
+        made = await connection.call("token.create", {"name": name, "access": access, **more})
+    return str(made["token"])
+
+
+async def revoke(running: Process, name: str) -> None:
+    async with ipc(running) as connection:
+        assert await connection.call("token.revoke", [name]) == {"name": name, "revoked": True}
+
+
+def bearer(given: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {given}"}
+
+
+def message(method: str, params: Any = None) -> Json:
+    return {"jsonrpc": "2.0", "id": 1, "method": method, **({} if params is None else {"params": params})}
+
+
+async def allowed(running: Process, given: str) -> set[str]:
+    asked = {"read": "version", "write": "start", "admin": "token.list"}
+    found = set()
+    for level, method in asked.items():
+        reply = await post(running, message(method), **bearer(given))
+        assert reply.status == 200
+        if "result" in reply.json:
+            found.add(level)
+        else:
+            assert reply.json["error"]["code"] == -32008
+            assert reply.json["error"]["data"]["needed"] == level
+    return found
+
+
+async def test_a_token_grants_its_level_over_http_and_websocket(shared: Process) -> None:
+    for level, expected in (
+        ("read", {"read"}),
+        ("write", {"read", "write"}),
+        ("admin", {"read", "write", "admin"}),
+    ):
+        given = await token(shared, f"for-{level}", level)
+        assert await allowed(shared, given) == expected
+        async with ws(shared, given) as connection:
+            answers = {name: await connection.answer(name) for name in ("version", "start", "token.list")}
+            assert sum("result" in answer for answer in answers.values()) == len(expected)
+    assert await allowed(shared, shared.token) == {"read", "write", "admin"}
+
+
+async def test_a_call_that_is_refused_says_how_to_get_it(shared: Process) -> None:
+    given = await token(shared, "dashboard", "read")
+    reply = await post(shared, message("stop"), **bearer(given))
+    assert reply.status == 200
+    error = reply.json["error"]
+    assert error["code"] == -32008
+    assert error["message"] == (
+        'stop needs write access; the token "dashboard" grants read: '
+        "fabstir token create NAME --access write makes one that does"
+    )
+    async with ipc(shared) as connection:
+        assert (await connection.call("status"))["state"] == "started"
+        (entry,) = (await connection.call("audit", {"limit": 1}))["entries"]
+    assert {
+        "method": "stop",
+        "outcome": "FORBIDDEN",
+        "transport": "http",
+        "token": "dashboard",
+    }.items() <= entry.items()
+    assert entry["remote"].startswith("127.0.0.1:")
+
+
+async def test_every_element_of_a_batch_and_every_notification_is_checked(shared: Process) -> None:
+    given = await token(shared, "reader", "read")
+    calls = [{**message(method), "id": number} for number, method in enumerate(["version", "stop", "version"])]
+    reply = await post(shared, calls, **bearer(given))
+    assert ["result" in answer for answer in reply.json] == [True, False, True]
+    silent = await post(shared, {"jsonrpc": "2.0", "method": "stop"}, **bearer(given))
+    assert silent.status == 204
+    async with ipc(shared) as connection:
+        assert (await connection.call("status"))["state"] == "started"
+
+
+async def test_a_token_for_some_methods_opens_nothing_else(shared: Process) -> None:
+    given = await token(shared, "scrape", "read", methods=["metrics", "version"])
+    assert "result" in (await post(shared, message("version"), **bearer(given))).json
+    refused = (await post(shared, message("status"), **bearer(given))).json["error"]
+    assert refused["data"]["methods"] == ["metrics", "version"]
+    assert (await fetch(shared, "GET", "/metrics", **bearer(given))).status == 200
+    other = await fetch(shared, "GET", "/openrpc.json", **bearer(given))
+    assert (other.status, b"rpc.discover" in other.body) == (403, True)
+    async with ws(shared, given) as connection:
+        assert (await connection.error("subscribe"))["code"] == -32008
+
+
+async def test_nobody_hands_out_more_than_they_have(shared: Process) -> None:
+    given = await token(shared, "maker", "admin", methods=["token.create", "version"])
+    for more in ({}, {"methods": ["status"]}, {"methods": ["version", "shutdown"]}):
+        wish = {"name": "more", "access": "admin", **more}
+        assert (await post(shared, message("token.create", wish), **bearer(given))).json["error"]["code"] == -32008
+    narrow = {"name": "narrow", "access": "read", "methods": ["version"]}
+    made = (await post(shared, message("token.create", narrow), **bearer(given))).json["result"]["token"]
+    assert "result" in (await post(shared, message("version"), **bearer(made))).json
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"name": "x", "access": "root"}, "access"),
+        ({"name": "x x", "access": "read"}, "name: must be 1 to 64"),
+        ({"name": "x", "access": "read", "methods": []}, "methods: must name one at least"),
+        ({"name": "x", "access": "read", "methods": ["nope"]}, 'methods: there is no method "nope"'),
+        ({"name": "x", "access": "read", "methods": ["stop"]}, "methods: stop needs write access"),
+        ({"name": "x", "access": "read", "expiresIn": 0}, "expiresIn: must be a positive number"),
+        ({"name": "x", "access": "read", "expiresIn": 2**53}, "expiresIn: must be a positive number"),
+    ],
+)
+async def test_wishes_for_a_token_that_make_no_sense(shared: Process, wish: Json, words: str) -> None:
+    async with ipc(shared) as connection:
+        error = await connection.error("token.create", wish)
+        assert (error["code"], words in error["message"]) == (-32602, True), error
+        assert await connection.call("token.list") == []
+
+
+async def test_a_revoked_token_is_good_for_nothing_at_once(shared: Process) -> None:
+    """On connections that are open, and for a call that is waiting."""
+    given = await token(shared, "gone", "write")
+    async with ws(shared, given) as connection:
+        await connection.call("subscribe")
+        head = (await connection.call("status"))["head"]
+        replies = []
+
+        async def wait() -> None:
+            waiting = message("events", {"after": head, "timeout": 60000})
+            replies.append(await post(shared, waiting, **bearer(given)))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until_calls(shared, 1)
+            await revoke(shared, "gone")
+            with trio.fail_after(WITHIN):
+                assert await connection.receive_text() is None
+        closed = connection.websocket.closed
+        assert (closed.code, closed.reason) == (1008, 'the token "gone" was revoked')
+        assert [(reply.status, reply.body) for reply in replies] == [(401, b'the token "gone" was revoked\n')]
+    assert (await post(shared, message("version"), **bearer(given))).status == 401
+    assert given not in shared.text()
+
+
+async def until_calls(running: Process, count: int) -> None:
+    """Wait until that many connections over HTTP wait for an answer, besides WebSockets and our own."""
+    await trio.sleep(0.2)
+
+
+async def test_an_expired_token_says_so(shared: Process) -> None:
+    given = await token(shared, "brief", "read", expiresIn=2000)
+    async with ws(shared, given) as connection:
+        assert "result" in await connection.answer("version")
+        with trio.fail_after(WITHIN):
+            assert await connection.receive_text() is None
+        assert connection.websocket.closed.code == 1008
+        assert 'the token "brief" expired' in connection.websocket.closed.reason
+    reply = await post(shared, message("version"), **bearer(given))
+    assert (reply.status, b'the token "brief" expired' in reply.body) == (401, True)
+    async with ipc(shared) as connection:
+        (told,) = await connection.call("token.list")
+    assert told["expired"] is True
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The audit
+
+
+async def test_the_audit_tells_who_changed_what(shared: Process) -> None:
+    before = len(shared.lines())
+    given = await token(shared, "ci", "write", expiresIn=60000)
+    async with ipc(shared) as connection:
+        since = (await connection.call("audit", {"limit": 1}))["head"]
+        await connection.error("connect", ["/ip4/127.0.0.1/tcp/1"])
+        await post(shared, {**message("start"), "id": "a-1"}, **bearer(given))
+        async with ws(shared, given) as websocket:
+            await websocket.error("shutdown")
+            await websocket.call("version")  # changes nothing
+        told = await connection.call("audit", {"after": since})
+    assert (told["head"], told["missed"]) == (since + 3, 0)
+    shown = ("method", "outcome", "transport", "uid", "pid", "token", "params")
+    assert [tuple(entry.get(key) for key in shown) for entry in told["entries"]] == [
+        ("connect", "INVALID_PARAMS", "ipc", os.getuid(), os.getpid(), None, {"address": "/ip4/127.0.0.1/tcp/1"}),
+        ("start", "ok", "http", None, None, "ci", {}),
+        ("shutdown", "FORBIDDEN", "ws", None, None, "ci", {}),
+    ]
+    assert told["entries"][1]["id"] == '"a-1"'
+    line = await shared.line("call", after=before, method="start", token="ci")
+    assert (line["outcome"], line["request_id"], line["transport"]) == ("ok", '"a-1"', "http")
+    made = await shared.line("call", after=before, method="token.create")
+    assert made["params"] == {"name": "ci", "access": "write", "expiresIn": 60000}
+    assert given not in shared.text()
+
+
+async def test_a_change_that_its_caller_did_not_wait_for_is_in_the_audit(shared: Process) -> None:
+    async with ipc(shared) as connection:
+        since = (await connection.call("audit", {"limit": 1}))["head"]
+        listener = socket.create_server(("127.0.0.1", 0))  # takes connections and never speaks
+        with listener:
+            async with ipc(shared) as other:
+                address = f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}/p2p/{STRANGER}"
+                await other.send(message("connect", [address]))
+                taken = await trio.to_thread.run_sync(listener.accept)
+        with taken[0]:
+            entries: list[Json] = []
+            with trio.fail_after(WITHIN):
+                while not entries:
+                    entries = (await connection.call("audit", {"after": since}))["entries"]
+                    await trio.sleep(0.01)
+    assert [(entry["method"], entry["outcome"]) for entry in entries] == [("connect", "CANCELLED")]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"limit": 0}, "limit: must be 1 to 1000, not 0"),
+        ({"limit": 1001}, "limit: must be 1 to 1000, not 1001"),
+        ({"after": -1}, "after: must be 0 to"),
+        ({"after": 10**9}, "the newest entry"),
+    ],
+)
+async def test_what_the_audit_cannot_give(shared: Process, params: Json, words: str) -> None:
+    async with ipc(shared) as connection:
+        assert words in (await connection.error("audit", params))["message"]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The command line
+
+
+def fabstir(running: Process, *words: str, status: int = 0, **environ: str) -> str:
+    """Its output; of a failure, what it says."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "fabstir_client", *words],
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+        env={**environment(), "FABSTIR_API": f"ipc:{running.api['ipc']}", **environ},
+    )
+    assert ended.returncode == status, (ended.stdout, ended.stderr)
+    return ended.stderr if status else ended.stdout
+
+
+def test_the_command_line_makes_lists_and_revokes(shared: Process) -> None:
+    made, about = fabstir(
+        shared, "token", "create", "ci", "--access", "read", "--methods", "status,metrics", "--expires", "30d"
+    ).splitlines()
+    assert about.startswith("ci: read access to metrics, status, until 20")
+    over_http = {"FABSTIR_API": f"http://127.0.0.1:{shared.port}", "FABSTIR_TOKEN": made}
+    assert fabstir(shared, "status", **over_http).startswith("state")
+    assert "peers is not among the methods" in fabstir(shared, "peers", status=1, **over_http)
+    head, row = fabstir(shared, "token", "list").splitlines()
+    assert head.split() == ["NAME", "ACCESS", "METHODS", "MADE", "GOOD", "LAST", "USED"]
+    assert row.split()[:3] == ["ci", "read", "metrics,status"]
+    assert made not in row
+    (told,) = json.loads(fabstir(shared, "--json", "token", "list"))
+    assert told["expires"] - told["created"] == 30 * 86_400_000
+    assert fabstir(shared, "token", "revoke", "ci") == "ci is revoked\n"
+    assert fabstir(shared, "token", "revoke", "ci") == "ci was no token\n"
+    assert fabstir(shared, "token", "list") == "no tokens but the one in api.token\n"
+    assert "token" in fabstir(shared, "status", status=1, **over_http)
+    lines = fabstir(shared, "audit", "--limit", "3").splitlines()
+    assert lines[0].split() == ["SEQ", "TIME", "WHO", "METHOD", "OUTCOME", "TOOK", "PARAMETERS"]
+    assert ["token.revoke ok" in " ".join(line.split()) for line in lines[1:]] == [False, True, True]
+
+
+@pytest.mark.parametrize("time", ["30", "d", "0d", "1y", "1.5h", "-1d", ""])
+def test_times_that_are_none(shared: Process, time: str) -> None:
+    words = ("token", "create", "x", "--access", "read", f"--expires={time}")
+    assert "is not a time such as 90s" in fabstir(shared, *words, status=2)
