@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, generate_late
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from fabstird import log
 from fabstird.metrics import Counters, Gauges, Histogram
 
 CONNECTION = ["dir", "transport", "security", "muxer", "early_muxer", "ip_version"]
@@ -166,6 +167,12 @@ def _daemon(counters: Counters, now: Gauges) -> Iterator[Metric]:
         "By how much the event loop woke its canary too late",
         [],
         {(): counters.loop_delay},
+    )
+    yield _counter(
+        "fabstird_log_lines",
+        "Lines of the log",
+        ["level"],
+        _keyed(dict.fromkeys(("debug", "info", "warning", "error", "critical"), 0) | dict(log.memory.counts)),
     )
     yield GaugeMetricFamily("fabstird_tasks", "Tasks of the event loop", now.tasks)
     current = {(name,): count for name, (count, _) in now.bounds.items()}
