@@ -2,8 +2,10 @@
 VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check -q
 ARGS ?=
+# Where `make install` puts things; with DESTDIR, under that folder instead of the machine's own root.
+export DESTDIR PREFIX SYSCONFDIR
 
-.PHONY: run test lint format docs check-machine check-test-machine clean
+.PHONY: run test lint format docs install uninstall check-machine check-test-machine clean
 
 run: $(VENV)/.installed-daemon
 	$(VENV)/bin/fabstird run $(ARGS)
@@ -27,6 +29,12 @@ docs: $(VENV)/.installed-daemon
 	sed -i '/^<!-- made by: make docs -->$$/q' docs/api.md
 	echo >>docs/api.md
 	$(VENV)/bin/fabstird openrpc --markdown >>docs/api.md
+
+install:
+	@scripts/install install
+
+uninstall:
+	@scripts/install uninstall
 
 check-machine:
 	@scripts/check-machine >/dev/null

@@ -19,6 +19,7 @@ CONNECT_TIMEOUT = 5.0  # seconds for one candidate to take the connection, hands
 SEND_TIMEOUT = 10.0  # seconds for the daemon to take what is sent
 RETRY_CONNECT = 0.02  # seconds until a Unix socket whose queue was full is tried again
 CHUNK = 65536  # bytes a read
+DENIED = "permission denied"
 
 StrPath = str | os.PathLike[str]
 
@@ -193,22 +194,43 @@ def _read_token(path: str) -> str:
         return file.read().strip()
 
 
-def describe(error: Exception) -> str:
-    """In a few words, why a candidate did not answer."""
+def describe(error: Exception, path: str | None = None) -> str:
+    """In a few words, why a candidate, a Unix socket at ``path`` if that is given, did not answer."""
     if isinstance(error, FileNotFoundError):
         return "not there"
     if isinstance(error, ConnectionRefusedError):
         return "refused, nobody listens there"
     if isinstance(error, TimeoutError):
         return f"no answer within {CONNECT_TIMEOUT:g} s"
+    if isinstance(error, PermissionError):
+        return DENIED + (_whose(path) if path is not None else "")
     if isinstance(error, OSError):
         return error.strerror or str(error)
     return str(error)
 
 
+def _whose(path: str) -> str:
+    """Who may use the socket, as far as its file, or the folder that hides it, says so."""
+    import grp  # rarely needed, and Unix only
+    import pwd
+
+    for place in (path, os.path.dirname(path)):
+        try:
+            found = os.stat(place)
+        except OSError:
+            continue  # hidden from us
+        try:
+            if not found.st_mode & 0o070:
+                return f", it is for the user {pwd.getpwuid(found.st_uid).pw_name} alone"
+            group, own = grp.getgrgid(found.st_gid).gr_name, pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            return ""  # nobody has that number
+        return f", it is for members of the group {group}: as root, usermod -aG {group} {own}; then log in again"
+    return ""
+
+
 def unreachable(tried: Iterable[tuple[str, str]]) -> DaemonUnreachable:
     """The error for when no candidate answered."""
     listed = [f"{label}: {reason}" for label, reason in tried]
-    return DaemonUnreachable(
-        f"no daemon was reached (tried {'; '.join(listed)}). Start one with: fabstird run", tried=listed
-    )
+    cure = "" if any(DENIED in reason for reason in listed) else ". Start one with: fabstird run"
+    return DaemonUnreachable(f"no daemon was reached (tried {'; '.join(listed)}){cure}", tried=listed)

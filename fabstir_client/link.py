@@ -48,7 +48,7 @@ class Link:
                 with anyio.fail_after(CONNECT_TIMEOUT):
                     return await cls._open_at(candidate.endpoint)
             except (OSError, ConnectionLost, BadAnswer) as error:
-                tried.append((candidate.label, describe(error)))
+                tried.append((candidate.label, describe(error, candidate.endpoint.path)))
         raise unreachable(tried)
 
     @classmethod

@@ -38,7 +38,7 @@ class SyncLink:
             try:
                 return cls._open_at(candidate.endpoint, time.monotonic() + CONNECT_TIMEOUT)
             except (OSError, ConnectionLost, BadAnswer) as error:
-                tried.append((candidate.label, describe(error)))
+                tried.append((candidate.label, describe(error, candidate.endpoint.path)))
         raise unreachable(tried)
 
     @classmethod

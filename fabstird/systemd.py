@@ -102,4 +102,11 @@ def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | Non
     if not directory:
         return None
     path = Path(directory) / name
-    return path if path.exists() else None
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return None
+    except PermissionError:  # a container whose systemd could not mount it for us; it tells nobody what was to be in it
+        get_logger("systemd").warning("the unit's credentials cannot be read", directory=directory)
+        return None
+    return path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import pwd
 import socket
 import stat
 from collections.abc import Iterator
@@ -75,6 +76,18 @@ def _remove_dead(path: Path, config_key: str) -> None:
         except ConnectionRefusedError:
             path.unlink()
             return
+        except PermissionError:  # nobody can say whether it is alive
+            raise BindError(
+                f"the socket {path} belongs to {_name(found.st_uid)}, who keeps it for himself; "
+                f"remove it, or set another {config_key}"
+            ) from None
         except OSError:
             pass  # alive with a full backlog, or not ours to ask
     raise BindError(f"the socket {path} is served by another program; set another {config_key}")
+
+
+def _name(uid: int) -> str:
+    try:
+        return f"the user {pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"the user {uid}"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -162,3 +164,18 @@ def test_the_error_says_what_was_tried_and_what_to_run() -> None:
         "Start one with: fabstird run"
     )
     assert (error.code, error.retryable) == ("DAEMON_UNREACHABLE", True)
+
+
+def test_who_may_not_is_told_who_may(tmp_path: Path) -> None:
+    path = tmp_path / "api.sock"
+    denied = PermissionError(13, "Permission denied")
+    assert describe(denied) == "permission denied"
+    assert describe(denied, "/nowhere/at/all") == "permission denied"
+    tmp_path.chmod(0o750)
+    group, name = grp.getgrgid(tmp_path.stat().st_gid).gr_name, pwd.getpwuid(os.geteuid()).pw_name
+    may = f"it is for members of the group {group}: as root, usermod -aG {group} {name}; then log in again"
+    assert describe(denied, str(path)) == f"permission denied, {may}"
+    path.touch(0o600)
+    alone = describe(denied, str(path))
+    assert alone == f"permission denied, it is for the user {name} alone"
+    assert str(unreachable([("/a.sock", alone)])) == f"no daemon was reached (tried /a.sock: {alone})"

@@ -1,0 +1,111 @@
+"""A machine for the tests of the service: `with-systemd` boots it, commands are run in it, it is thrown away."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+WITH_SYSTEMD = Path(__file__).with_name("with-systemd")
+LIFE = 900  # seconds after which it is gone, whatever became of the tests
+BOOT = 60.0
+COMMAND = 90.0  # seconds for one command, on a machine that is busy with other things
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Machine:
+    """``pid`` is that of its systemd, as seen from outside."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def run(
+        self, *command: str, user: str = "root", check: bool = True, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside; what it printed is text, both streams apart."""
+        home = "/root" if user == "root" else f"/home/{user}"
+        inside = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd=/"]
+        inside += ["env", "-i", f"PATH={PATH}", f"HOME={home}", "LC_ALL=C.UTF-8", "COLUMNS=400", "SYSTEMD_PAGER="]
+        if user != "root":
+            inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        ran = subprocess.run([*inside, *command], input=stdin, capture_output=True, timeout=COMMAND, check=False)
+        done = subprocess.CompletedProcess(command, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
+        assert not check or not ran.returncode, f"{shlex.join(command)}: {ran.returncode}\n{done.stdout}{done.stderr}"
+        return done
+
+    def shell(self, script: str) -> str:
+        return self.run("bash", "-euc", script).stdout
+
+    def write(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
+        data = content if isinstance(content, bytes) else content.encode()
+        place = shlex.quote(path)
+        script = f"mkdir -p $(dirname {place}); umask 077; cat >{place}; chmod {mode:o} {place}"
+        self.run("bash", "-euc", script, stdin=data)
+
+    def unpack(self, tree: Path) -> None:
+        """Lay a folder of this machine over the root of that one."""
+        packed = subprocess.run(["tar", "-C", tree, "-c", "."], capture_output=True, check=True)
+        self.run("tar", "-C", "/", "-x", "--no-overwrite-dir", stdin=packed.stdout)
+
+
+@contextmanager
+def booted(log: Path) -> Iterator[Machine]:
+    """A machine whose systemd has started; ``log`` has its last words."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [WITH_SYSTEMD, str(LIFE), "sleep", "infinity"], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+
+        def find() -> int | None:
+            assert process.poll() is None, f"no systemd: {log.read_text()}"
+            return _init(process.pid)
+
+        machine = Machine(until(find, BOOT))
+        until(lambda: machine.run("systemctl", "is-active", "basic.target", check=False).stdout == "active\n", BOOT)
+        yield machine
+    finally:
+        if (pid := _init(process.pid)) is not None:
+            psutil.Process(pid).kill()  # pid 1 takes everything in there along
+        try:
+            process.wait(BOOT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+
+
+def _init(pid: int) -> int | None:
+    """The descendant that is pid 1 in a namespace of its own and has become systemd."""
+    try:
+        for child in psutil.Process(pid).children(recursive=True):
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            if child.name() == "systemd" and "\t1" in status.partition("NSpid:")[2].partition("\n")[0]:
+                return child.pid
+    except (psutil.NoSuchProcess, FileNotFoundError):
+        pass  # it has just ended
+    return None
+
+
+def until(condition: Callable[[], Any], within: float = 60) -> Any:
+    """The first true value of ``condition``; fails after ``within`` seconds."""
+    deadline = time.monotonic() + within
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"still {value!r} after {within} s"
+        time.sleep(0.05)
+    return value
+
+
+def has_systemd() -> str | None:
+    """What this machine lacks for it."""
+    for needed in ("/lib/systemd/systemd", "/usr/bin/systemd-analyze"):
+        if not os.path.exists(needed):
+            return f"there is no {needed} here (package systemd)"
+    return None
