@@ -144,6 +144,7 @@ async def test_after_a_final_error_nothing_is_begun_but_what_runs_may_win(mock_c
     async with under_way(Race("one", "two", "three")) as running:
         await settle(mock_clock, STAGGER)
         running.attempts["two"].fail(Full("no room"))
+        await wait_all_tasks_blocked()  # the error is known before the time of the next one has come
         await settle(mock_clock, 5)
         assert list(running.attempts) == ["one", "two"]
         running.attempts["one"].connect()
