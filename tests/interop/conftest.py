@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tests.interop import jspeer
+from tests.interop import peers
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 
@@ -24,13 +24,38 @@ def leave_out(config: pytest.Config, name: str, reason: str) -> None:
     pytest.skip(f"interop with {name} left out: {reason}")
 
 
+def _ensured(config: pytest.Config, name: str) -> None:
+    try:
+        peers.ENSURE[name]()
+    except peers.Missing as error:
+        leave_out(config, name, str(error))
+
+
 @pytest.fixture(scope="session")
 def js(pytestconfig: pytest.Config) -> None:
     """Whoever uses it has js-libp2p installed; the first one pays for it."""
-    try:
-        jspeer.ensure_installed()
-    except jspeer.JsMissing as error:
-        leave_out(pytestconfig, "js", str(error))
+    _ensured(pytestconfig, "js")
+
+
+@pytest.fixture(scope="session")
+def go(pytestconfig: pytest.Config) -> None:
+    """Whoever uses it has the go-libp2p peer built; the first one pays for it."""
+    _ensured(pytestconfig, "go")
+
+
+@pytest.fixture(scope="session")
+def rust(pytestconfig: pytest.Config) -> None:
+    """Whoever uses it has the rust-libp2p peer built; the first one pays for it."""
+    _ensured(pytestconfig, "rust")
+
+
+@pytest.fixture
+def implementation(request: pytest.FixtureRequest) -> str:
+    """The implementation that a test is parametrized with, indirectly:
+    `peers.across` does that. It is ready to be started."""
+    name = str(request.param)
+    request.getfixturevalue(name)
+    return name
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

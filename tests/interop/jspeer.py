@@ -7,17 +7,15 @@ peer runs on the same Node everywhere; the machine's own node and npm only insta
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
 import platform
 import shutil
-import subprocess
 import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from tests.interop import cache
 from tests.interop.peerdriver import Peer, run_peer
 
 HERE = Path(__file__).resolve().parent / "js"
@@ -29,8 +27,8 @@ INSTALL_TIMEOUT = 600.0  # seconds, for one install and for the wait while anoth
 __all__ = ["JsMissing", "ensure_installed", "js_peer", "missing"]
 
 
-class JsMissing(Exception):
-    """This machine cannot run the js peer; says what it lacks."""
+class JsMissing(cache.ToolchainMissing):
+    pass
 
 
 def missing() -> str | None:
@@ -43,84 +41,25 @@ def missing() -> str | None:
     return None
 
 
-def cache_directory() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "fabstir-interop"
-
-
 def ensure_installed() -> tuple[Path, Path]:
-    """The node binary and the peer's script, installed first where needed. Blocks; raises JsMissing or RuntimeError.
-
-    An install happens beside its final place and is moved there when it is whole, so what is there is whole. A lock,
-    which npm inherits, keeps two from installing at once: what a killed install left behind is removed by the next,
-    once its npm has ended too.
-    """
+    """The node binary and the peer's script, installed first where needed. Blocks; raises JsMissing or RuntimeError."""
     reason = missing()
     if reason is not None:
         raise JsMissing(reason)
-    digest = hashlib.sha256()
-    for name in MANIFESTS:
-        digest.update((HERE / name).read_bytes())
-    cache = cache_directory()
-    home = cache / f"js-{platform.machine()}-{digest.hexdigest()[:16]}"
-    if not home.is_dir():
-        cache.mkdir(parents=True, exist_ok=True)
-        with _locked(home.with_name(f"{home.name}.lock")) as lock:
-            if not home.is_dir():  # else somebody else was faster
-                _install(home, lock)
+    home = cache.home("js", [HERE / name for name in MANIFESTS], _install, INSTALL_TIMEOUT)
     return _node(home), _script(home)
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        deadline = time.monotonic() + INSTALL_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise RuntimeError(f"another install has held {path} for {INSTALL_TIMEOUT} s") from None
-                time.sleep(0.1)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _install(home: Path, lock: int) -> None:
-    for left_behind in home.parent.glob(f"{home.name}.new-*"):
-        shutil.rmtree(left_behind)
-    place = Path(tempfile.mkdtemp(prefix=f"{home.name}.new-", dir=home.parent))
+def _install(place: Path, lock: int) -> None:
     for name in MANIFESTS:
         shutil.copyfile(HERE / name, place / name)
     # No package of ours needs its install script, and Node comes as the plain platform package that npm's `node`
     # package would fetch in its script: nothing here depends on whether npm runs, asks about or refuses scripts.
     install = ["npm", "ci", "--ignore-scripts", "--include=optional", "--no-audit", "--no-fund", "--loglevel=error"]
-    _run(install, place, lock)
-    version = _run([_node(place), "--version"], place, lock).strip()
+    cache.run(install, place, lock, INSTALL_TIMEOUT)
+    version = cache.run([_node(place), "--version"], place, lock, INSTALL_TIMEOUT).strip()
     if not version.startswith(f"v{NODE_MAJOR}."):
         raise RuntimeError(f"the installed node is {version}, not {NODE_MAJOR}.x")
-    place.chmod(0o755)  # mkdtemp's is 0700
-    place.rename(home)
-
-
-def _run(command: Sequence[str | Path], cwd: Path, lock: int) -> str:
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=INSTALL_TIMEOUT,
-        pass_fds=(lock,),
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} {command[1]} ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    return done.stdout
 
 
 def _node(home: Path) -> Path:
@@ -146,8 +85,10 @@ async def js_peer(
     protocols: Sequence[str] | None = None,
     seed: str | None = None,
     name: str = "js peer",
+    **options: Any,
 ) -> AsyncIterator[Peer]:
-    """A running js-libp2p peer. `seed`, 64 hex digits, fixes its peer id; the rest is in README.md."""
+    """A running js-libp2p peer. `seed`, 64 hex digits, fixes its peer id; the rest is in README.md, and
+    `options` are further ones by the names that they have there."""
     node, script = ensure_installed()
     async with run_peer(
         name,
@@ -156,6 +97,7 @@ async def js_peer(
         agentVersion=agent_version,
         protocols=None if protocols is None else list(protocols),
         seed=seed,
+        **options,
     ) as peer:
         yield peer
 

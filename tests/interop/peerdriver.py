@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import trio
@@ -27,6 +27,12 @@ LAST_LINES = 60  # of stderr, kept for the error that needs them
 Json = dict[str, Any]
 
 
+def transport_of(address: str) -> str:
+    """What a multiaddr is carried by: "tcp", "ws" or "quic-v1"."""
+    parts = address.split("/")
+    return next(name for name in ("quic-v1", "ws", "tcp", "") if name in parts)
+
+
 class PeerError(Exception):
     """The peer answered a command with an error, in its words."""
 
@@ -37,6 +43,16 @@ class PeerGone(Exception):
 
 class PeerTimeout(Exception):
     """The peer did not answer, or the event did not come, within the bound."""
+
+
+async def until(condition: Callable[[], Awaitable[object]], timeout: float = 30.0) -> None:
+    """Asks again until the answer is true: for what no event tells of."""
+    with trio.move_on_after(timeout):
+        while True:
+            if await condition():
+                return
+            await trio.sleep(0.05)  # then ask again
+    raise PeerTimeout(f"not within {timeout} s")
 
 
 class Peer:
@@ -67,9 +83,9 @@ class Peer:
         return self._process.pid
 
     def address(self, transport: str) -> str:
-        """The first listen address over `transport`, "tcp" or "ws", with its /p2p/ part."""
+        """The first listen address over `transport`, "tcp", "ws" or "quic-v1", with its /p2p/ part."""
         for address in self.addresses:
-            if ("/ws/" in address) == (transport == "ws"):
+            if transport_of(address) == transport:
                 return address
         raise LookupError(f"{self.name} does not listen on {transport}: {self.addresses}")
 

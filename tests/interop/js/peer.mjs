@@ -9,6 +9,8 @@ import { noise } from '@chainsafe/libp2p-noise'
 import { yamux } from '@chainsafe/libp2p-yamux'
 import { generateKeyPairFromSeed } from '@libp2p/crypto/keys'
 import { identify, identifyPush } from '@libp2p/identify'
+import { kadDHT, passthroughMapper } from '@libp2p/kad-dht'
+import { mdns } from '@libp2p/mdns'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
@@ -22,6 +24,7 @@ const IDENTIFY = '/ipfs/id/1.0.0'
 const IDENTIFY_PUSH = '/ipfs/id/push/1.0.0'
 const PING = '/ipfs/ping/1.0.0'
 const ECHO = '/fabstir-interop/echo/1.0.0'
+const KAD = '/ipfs/kad/1.0.0'
 
 const DEFAULT_TIMEOUT = 10_000 // ms, for a command that names none
 const CLOSE_TIMEOUT = 2_000 // ms that a clean stop may take
@@ -35,6 +38,9 @@ const MAX_STREAMS = 64 // per protocol and connection: the library's 1 would mak
 const OPTIONS = {
   listen: [],
   agentVersion: undefined,
+  dht: undefined,
+  mdns: false,
+  mdnsInterval: undefined,
   protocols: [IDENTIFY, IDENTIFY_PUSH, PING, ECHO],
   seed: undefined
 }
@@ -45,6 +51,9 @@ function readOptions (text) {
     if (!(name in OPTIONS)) {
       throw new Error(`unknown option "${name}"`)
     }
+  }
+  if (![undefined, 'client', 'server'].includes(given.dht)) {
+    throw new Error('"dht" must be "client" or "server"')
   }
   return { ...OPTIONS, ...given }
 }
@@ -68,6 +77,28 @@ function words (error) {
 // ---------------------------------------------------------------------------------------------------------------------
 // the node
 
+/** QUIC is native code; its package has none for some machines, and there the peer does without. */
+async function quicTransport () {
+  try {
+    const { quic } = await import('@chainsafe/libp2p-quic')
+    return [quic()]
+  } catch (error) {
+    console.error('no QUIC:', words(error))
+    return []
+  }
+}
+
+/** mDNS whose every find is told: the node itself tells of a peer only the first time that anything speaks of it. */
+function watchedMdns (options) {
+  return components => {
+    const discovery = mdns({ interval: options.mdnsInterval })(components)
+    discovery.addEventListener('peer', ({ detail }) => {
+      send({ event: 'mdns', peerId: detail.id.toString(), addresses: detail.multiaddrs.map(String) })
+    })
+    return discovery
+  }
+}
+
 async function startNode (options) {
   const services = {}
   const limits = { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }
@@ -80,17 +111,27 @@ async function startNode (options) {
   if (options.protocols.includes(PING)) {
     services.ping = ping(limits)
   }
+  if (options.dht !== undefined) {
+    services.dht = kadDHT({
+      protocol: KAD,
+      clientMode: options.dht === 'client',
+      peerInfoMapper: passthroughMapper, // the addresses of tests are private
+      allowQueryWithZeroPeers: true, // else a query waits until the first look for itself has ended
+      initialQuerySelfInterval: 0
+    })
+  }
 
   const node = await createLibp2p({
     start: false,
     addresses: { listen: options.listen },
-    transports: [tcp(), webSockets()],
+    transports: [tcp(), webSockets(), ...await quicTransport()],
     connectionEncrypters: [noise()],
     streamMuxers: [yamux()],
     // every test's peers share 127.0.0.1: the library's five inbound connections a second are for strangers
     connectionManager: { inboundConnectionThreshold: 1_000 },
     ...(options.agentVersion == null ? {} : { nodeInfo: { userAgent: options.agentVersion } }),
     ...(options.seed == null ? {} : { privateKey: await generateKeyPairFromSeed('Ed25519', Buffer.from(options.seed, 'hex')) }),
+    peerDiscovery: options.mdns ? [watchedMdns(options)] : [],
     services
   })
 
@@ -143,6 +184,23 @@ function need (args, name, type) {
     throw new TypeError(`"${name}" must be a ${type}`)
   }
   return args[name]
+}
+
+function bytesOf (args, name) {
+  return new Uint8Array(Buffer.from(need(args, name, 'string'), 'base64'))
+}
+
+/** A content id is looked at for its multihash only, and so the key may be any bytes. */
+function contentId (args) {
+  const bytes = bytesOf(args, 'key')
+  return { bytes, multihash: { bytes }, toString: () => args.key }
+}
+
+function dhtOf (node) {
+  if (node.services.dht == null) {
+    throw new Error('this peer was started without the option dht')
+  }
+  return node.services.dht
 }
 
 function connectionTo (node, args) {
@@ -239,6 +297,77 @@ const COMMANDS = {
 
   async addresses (node) {
     return { peerId: node.peerId.toString(), addresses: node.getMultiaddrs().map(String) }
+  },
+
+  async dhtAddPeer (node, args, signal) {
+    const dht = dhtOf(node)
+    const { remotePeer } = await node.dial(multiaddr(need(args, 'address', 'string')), { signal })
+    await dht.routingTable.add(remotePeer, { signal })
+    return { peerId: remotePeer.toString() }
+  },
+
+  async dhtPeers (node) {
+    return { peers: [...dhtOf(node).routingTable.kb.toIterable()].map(({ peerId }) => peerId.toString()) }
+  },
+
+  async dhtBootstrap (node, args, signal) {
+    await dhtOf(node).refreshRoutingTable({ signal })
+    return {}
+  },
+
+  async dhtFindPeer (node, args, signal) {
+    const peerId = peerIdFromString(need(args, 'peerId', 'string'))
+    for await (const event of dhtOf(node).findPeer(peerId, { signal })) {
+      if (event.name === 'FINAL_PEER') {
+        return { peerId: peerId.toString(), addresses: event.peer.multiaddrs.map(String) }
+      }
+    }
+    throw new Error(`${peerId} was not found`)
+  },
+
+  async dhtPut (node, args, signal) {
+    const errors = []
+    let stored = 0
+    for await (const event of dhtOf(node).put(bytesOf(args, 'key'), bytesOf(args, 'value'), { signal })) {
+      stored += event.name === 'PEER_RESPONSE' && event.messageName === 'PUT_VALUE' ? 1 : 0
+      if (event.name === 'QUERY_ERROR') {
+        errors.push(event.error)
+      }
+    }
+    if (stored === 0) {
+      throw new AggregateError(errors, 'no other peer has stored it')
+    }
+    return {}
+  },
+
+  async dhtGet (node, args, signal) {
+    for await (const event of dhtOf(node).get(bytesOf(args, 'key'), { signal })) {
+      if (event.name === 'VALUE') {
+        return { value: Buffer.from(event.value).toString('base64') }
+      }
+    }
+    throw new Error('no such record was found')
+  },
+
+  async dhtProvide (node, args, signal) {
+    for await (const event of dhtOf(node).provide(contentId(args), { signal })) {
+      if (event.name === 'QUERY_ERROR') {
+        console.error('dhtProvide:', words(event.error))
+      }
+    }
+    return {}
+  },
+
+  async dhtFindProviders (node, args, signal) {
+    const providers = new Map()
+    for await (const event of dhtOf(node).findProviders(contentId(args), { signal })) {
+      if (event.name === 'PROVIDER') {
+        for (const { id, multiaddrs } of event.providers) {
+          providers.set(id.toString(), multiaddrs.map(String))
+        }
+      }
+    }
+    return { providers: [...providers].map(([peerId, addresses]) => ({ peerId, addresses })) }
   }
 }
 
