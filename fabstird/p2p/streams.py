@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import trio
 from libp2p.abc import INetStream
 from libp2p.io.exceptions import IOException
+from libp2p.network.stream.net_stream import NetStream
 
 from fabstir_client.errors import (
     DeadlineExceeded,
@@ -49,6 +50,7 @@ MAX_NAME = 128  # characters of a protocol
 MAX_PROTOCOLS = 256  # handled at a time, by all connections together
 PER_PEER = 8  # requests of one peer that wait at a time
 WRITE = 10.0  # seconds for an answer to be taken by the peer
+REST = 1.0  # seconds for the rest of a request to be taken by a peer that has answered it
 OURS = ("/ipfs/", "/libp2p/", "/multistream/", "/noise", "/tls/", "/yamux/", "/mplex/", "/meshsub/", "/floodsub/")
 
 
@@ -283,9 +285,7 @@ async def request(
             if not host.links(peer_id):
                 await commands.connect(peer_id, timeout)
             async with host.stream(peer_id, protocol) as stream:
-                await stream.write(frame(data, framing))
-                await stream.close_write()
-                answer = await read_message(stream, framing, limits.max_message_bytes)
+                answer = await _exchange(stream, frame(data, framing), framing, limits.max_message_bytes)
     except trio.TooSlowError as error:
         raise DeadlineExceeded(
             f"{peer_id} did not answer on {protocol} within {timeout} ms", peerId=peer_id, timeout=timeout
@@ -299,6 +299,36 @@ async def request(
         size=len(answer),
         duration=int((trio.current_time() - started) * 1000),
     )
+
+
+async def _exchange(stream: NetStream, message: bytes, framing: Framing, limit: int) -> bytes:
+    """Send and read at the same time: a peer that answers while it reads reads no further when its answer is not read,
+    and both would wait for each other's window."""
+    sent = trio.Event()
+    failures: list[Exception] = []  # raised outside the nursery
+
+    async def send() -> None:
+        try:
+            await stream.write(message)
+            await stream.close_write()
+        except Exception as error:  # noqa: BLE001 - what counts is the answer; without one this is the reason
+            failures.append(error)
+        sent.set()
+
+    answer: bytes | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(send)
+        try:
+            answer = await read_message(stream, framing, limit)
+        except Exception as error:  # noqa: BLE001 - raised again below
+            failures.insert(0, error)
+        with trio.move_on_after(0 if answer is None else REST):
+            await sent.wait()
+        if not sent.is_set():
+            await stream.reset()  # who has answered wants no more; cancelled in a write, the connection would be lost
+    if answer is None:
+        raise failures[0]
+    return answer
 
 
 def _refusal(error: StreamError, peer_id: str, protocol: str, limits: StreamsConfig) -> FabstirError:
