@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from fabstir_client import types_streams
+from fabstir_client import types_dht, types_streams
 from fabstir_client.types import EVENT_DATA as _NODE
 from fabstir_client.types import EventData
 
-EVENT_DATA: dict[str, type[EventData]] = {**_NODE, **{kind.TYPE: kind for kind in (*types_streams.EVENTS,)}}
+EVENT_DATA: dict[str, type[EventData]] = {
+    **_NODE,
+    **{kind.TYPE: kind for kind in (*types_streams.EVENTS, *types_dht.EVENTS)},
+}

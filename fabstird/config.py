@@ -203,6 +203,12 @@ class StreamsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DhtConfig:
+    mode: str = _key("auto", _one_of("auto", "server", "client"))
+    max_value_bytes: int = _key(10240, _size)
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     level: str = _key("info", _one_of("debug", "info", "warning", "error"))
     format: str = _key("auto", _one_of("auto", "console", "json"))
@@ -217,6 +223,7 @@ class Config:
     api: ApiConfig = ApiConfig()
     events: EventsConfig = EventsConfig()
     streams: StreamsConfig = StreamsConfig()
+    dht: DhtConfig = DhtConfig()
     log: LogConfig = LogConfig()
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
@@ -234,6 +241,7 @@ _SECTIONS: dict[str, Any] = {
     "api": ApiConfig,
     "events": EventsConfig,
     "streams": StreamsConfig,
+    "dht": DhtConfig,
     "log": LogConfig,
 }
 _CHECKS: dict[str, dict[str, Check]] = {

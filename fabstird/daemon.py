@@ -103,8 +103,6 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
             canary=Canary(counters.loop_delay.observe),
         )
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
-        if settings.node.enable_dht:
-            logger.info("enable_dht has no effect in this version")
         activated = activation.assign(systemd.listen_sockets(), settings.api)
         async with supervised(lambda: describe(node), node.silence, services.canary) as about:
             reload = partial(about.reload, lambda: _reload(launch, services))

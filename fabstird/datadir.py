@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-WRITTEN = ("identity.key", "api.token", "api.json", "peers.json", "tokens.json")  # by `write_whole`
+WRITTEN = ("identity.key", "api.token", "api.json", "peers.json", "tokens.json", "dht.json")  # by `write_whole`
 SUN_PATH_MAX = 107  # bytes in sockaddr_un.sun_path on Linux, less the final zero; unix(7)
 
 

@@ -121,6 +121,19 @@ class Book:
             del self._peers[next(iter(self._peers))]
         self.changed = True
 
+    def heard(self, peer_id: str, addresses: Iterable[str]) -> None:
+        """Somebody says that the peer is at these addresses: they come after what is known of it, and a stranger is the
+        first to be forgotten."""
+        old = self._peers.get(peer_id)
+        merged = list(dict.fromkeys([*(old.addresses if old else []), *addresses]))[:MAX_ADDRESSES]
+        if old is not None:
+            self._peers[peer_id] = KnownPeer(merged, old.last_seen)
+        elif merged:
+            while len(self._peers) >= MAX_PEERS:
+                del self._peers[next(iter(self._peers))]
+            self._peers = {peer_id: KnownPeer(merged, 0), **self._peers}
+        self.changed = True
+
     def addresses(self, peer_id: str) -> list[str]:
         """Known addresses with ``/p2p/``, newest first; none for a stranger."""
         known = self._peers.get(peer_id)

@@ -91,6 +91,7 @@ class Connections:
         self._cycles = {text: Cycle(text, peer_of(text)) for text in (*node.bootstrap_nodes, *book.kept)}
         self._dials: dict[str, trio.CancelScope] = {}
         self._asked: set[str] = set()  # peers that a user is disconnecting
+        self.watchers: list[Callable[[str, PeerInfo], None]] = []  # told what identify tells of a peer
         self._poke = trio.Event()
         self._owed: float | None = None  # since when the loop owes the turn that `silence` asked for
         self.set_limits(limits or ConnectionsConfig())
@@ -328,6 +329,9 @@ class Connections:
                 addresses=addresses,
             )
         )
+
+        for watcher in self.watchers:
+            watcher(link.peer_id, info)
 
     def refusal(self, host: str | None, peer_id: str | None) -> str | None:
         """Why a connection with this IP address, or this peer, must not be; None where it may."""

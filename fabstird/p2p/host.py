@@ -6,6 +6,7 @@ each start of the node opens a new one with the same key (LAB.md, recipe).
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import OrderedDict
@@ -144,6 +145,7 @@ class Host:
         self._identify_sent = self._identify_received = self._identify_pushed = 0
         self._tasks: trio.Nursery | None = None
         self._listening: tuple[list[Address], float, list[str]] = [], 0, []
+        self._changed = -math.inf  # when peers were last told that something about this node is new
 
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
@@ -204,6 +206,11 @@ class Host:
         """What connected peers say they see us as, each once."""
         seen = [info.observed for info in self._infos.values() if info.observed]
         return [f"{address}/p2p/{self.peer_id}" for address in dict.fromkeys(seen)][:MAX_OBSERVED]
+
+    @property
+    def announces_given(self) -> bool:
+        """The operator has said where this node can be reached."""
+        return bool(self._settings.announce)
 
     def protocols(self) -> list[str]:
         """Protocols that this node answers."""
@@ -270,6 +277,25 @@ class Host:
             last = error.last
             assert isinstance(last, DialError)
             raise last if isinstance(last, DialLimit) else DialError(str(error), last.kind) from error
+
+    def tell_peers(self) -> None:
+        """What this node answers has changed: tell the connected peers that want to know (identify push)."""
+        self._changed = trio.current_time()
+        if self._tasks is not None:
+            for peer_id in self._infos:
+                for link in self.links(peer_id)[-1:]:
+                    self._tasks.start_soon(self._push, link)
+
+    async def _push(self, link: Link) -> None:
+        info = self._infos.get(link.peer_id)
+        if info is None or identify.PUSH not in info.protocols:
+            return
+        try:
+            with trio.fail_after(identify.DEADLINE):
+                async with self._stream_on(link, identify.PUSH) as stream:
+                    await identify.push(stream, self._host, self._settings.agent)
+        except (StreamError, trio.TooSlowError) as error:
+            log.debug("identify push failed", peer=link.peer_id, error=str(error) or "timed out")
 
     async def close_peer(self, peer_id: str, reason: str = "closed") -> int:
         """Close every connection to the peer, concurrently; returns how many there were."""
@@ -369,6 +395,8 @@ class Host:
             await identify.remember(self._host, stream, message)
             self._identify_received += 1
             self._learned(link, message)
+            if self._changed >= link.opened:  # it may have asked before the change, when we knew nothing of it yet
+                await self._push(link)
         except (StreamError, identify.IdentifyError, trio.TooSlowError) as error:
             log.debug("identify failed", peer=link.peer_id, error=str(error) or "timed out")
 

@@ -83,6 +83,12 @@ def _own(host: IHost, agent: str) -> bytes:
     ).SerializeToString()
 
 
+async def push(stream: INetStream, host: IHost, agent: str) -> None:
+    """Tell a peer, on a stream of `PUSH`, what has changed of this node: all of it, as other implementations do."""
+    message = _own(host, agent)
+    await stream.write(varint.encode_uvarint(len(message)) + message)
+
+
 def accept_push(learn: Callable[[INetStream, Identify], object]) -> StreamHandlerFn:
     """Handler of `PUSH`: a connected peer tells that something about it has changed."""
 

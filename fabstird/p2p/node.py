@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from fabstir_client.errors import FabstirError, InvalidParams, InvalidState, ListenFailed, NodeNotRunning
+from fabstir_client.errors import (
+    FabstirError,
+    FeatureDisabled,
+    InvalidParams,
+    InvalidState,
+    ListenFailed,
+    NodeNotRunning,
+)
 from fabstir_client.types import Addresses, NodeStarted, NodeState, NodeStopped, Peer
 from fabstird import __version__
 from fabstird.config import Config, ConfigError, ConnectionsConfig, NodeConfig, override_node
@@ -38,6 +45,8 @@ if TYPE_CHECKING:
     from fabstird.p2p.book import Book
     from fabstird.p2p.commands import Commands
     from fabstird.p2p.connections import Connections
+    from fabstird.p2p.dht.commands import DhtCommands
+    from fabstird.p2p.dht.kept import Kept
     from fabstird.p2p.host import Host, Limits
     from fabstird.p2p.mdns import Mdns
     from fabstird.p2p.streams import Protocols
@@ -56,6 +65,7 @@ class _Running:
     mdns: Mdns | None
     started_at: int  # ms, wall clock
     opened: float  # s, steady clock
+    dht: DhtCommands | None = None
 
 
 class Node:
@@ -69,6 +79,8 @@ class Node:
         self._base = config.node
         self._limits = config.connections
         self._streams = config.streams
+        self._dht = config.dht
+        self._kept: Kept | None = None  # what users have put into the DHT, once it was first on
         self._protocols: Protocols | None = None  # once libp2p is imported
         self._events = events
         self._counters = counters
@@ -171,6 +183,8 @@ class Node:
                     # A stop ends what is inside this scope; the host around it then closes in its own order.
                     with trio.CancelScope() as self._scope:
                         async with trio.open_nursery() as nursery:
+                            if settings.enable_dht:
+                                await self._open_dht(self._running, nursery)
                             nursery.start_soon(self._keep_book)
                             if mdns is not None:
                                 nursery.start_soon(mdns.run)
@@ -252,6 +266,31 @@ class Node:
         connections = self._running.connections if self._running else None
         return Commands(self.identity.peer_id, self._book, self._history, connections)
 
+    async def _open_dht(self, running: _Running, nursery: trio.Nursery) -> None:
+        """The DHT, as long as this run of the node."""
+        from fabstird.p2p.dht.commands import DhtCommands
+        from fabstird.p2p.dht.engine import Engine
+        from fabstird.p2p.dht.kept import Kept
+
+        if self._kept is None:
+            self._kept = Kept(self._book.path.with_name("dht.json"))
+            await trio.to_thread.run_sync(self._kept.load)
+        engine = Engine(
+            running.host, running.connections, self._book, self._events, self._kept, self._dht, self._limits
+        )
+        running.dht = DhtCommands(engine, self._book, self._events, self.settings.request_timeout)
+        nursery.start_soon(engine.run, running.dht.republish)
+
+    def dht(self) -> DhtCommands:
+        """What users may ask of the DHT. Raises `NodeNotRunning`, `FeatureDisabled`."""
+        self.running_commands()
+        assert self._running is not None
+        if self._running.dht is None:
+            if self.settings.enable_dht:
+                raise NodeNotRunning("the node has just started; its DHT follows at once", state=self.state)
+            raise FeatureDisabled("the DHT is switched off: node.enable_dht is false", configKey="node.enable_dht")
+        return self._running.dht
+
     async def protocols_of_users(self) -> Protocols:
         """What API connections answer peers on, in any state."""
         await load_libp2p()
@@ -332,6 +371,7 @@ class Node:
             "timelines": (len(self._history), MAX_KEYS),
             **(self._protocols.bounds() if self._protocols else {}),
             **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
+            **(self._running.dht.engine.bounds() if self._running and self._running.dht else {}),
         }
 
     def dial_cycles(self) -> Counter[str]:
@@ -356,8 +396,8 @@ def _limits(config: ConnectionsConfig) -> Limits:
 
 async def load_libp2p() -> None:
     """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
-    first = "fabstird.p2p.streams" not in sys.modules
-    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.streams")
+    first = "fabstird.p2p.dht.commands" not in sys.modules
+    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.dht.commands")
     adopt_libraries()
     if first:
         # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and

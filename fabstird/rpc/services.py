@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 import trio
 
-from fabstir_client.types import EVENT_DATA, Bound, Metrics, Status
+from fabstir_client.types import Bound, Metrics, Status
 from fabstir_client.types_access import Access
+from fabstir_client.types_events import EVENT_DATA
 from fabstird import __version__
 from fabstird.canary import Canary
 from fabstird.config import Config

@@ -200,6 +200,8 @@ WRONG = [
     ("events.heartbeat", 0, f"{MILLISECONDS}, not 0"),
     ("streams.max_message_bytes", 0, f"{WHOLE}, not 0"),
     ("streams.max_waiting", 0, f"{WHOLE}, not 0"),
+    ("dht.mode", "on", 'must be one of auto, server, client, not "on"'),
+    ("dht.max_value_bytes", 0, f"{WHOLE}, not 0"),
     ("log.level", "verbose", 'must be one of debug, info, warning, error, not "verbose"'),
     ("log.level", ["info"], "must be one of debug, info, warning, error"),
     ("log.format", "xml", 'must be one of auto, console, json, not "xml"'),

@@ -1,0 +1,501 @@
+"""What users ask of the DHT: find peers, providers and values; provide and put; and to announce again what they did.
+
+Parameters are texts; every one that is wrong is an `InvalidParams` that names it. Every call has a deadline in ms; what
+was found by then is returned as incomplete, and nothing at all is `DeadlineExceeded`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from fabstir_client.errors import DeadlineExceeded, InvalidParams, InvalidState, LimitExceeded, PeerNotFound, TooLarge
+from fabstir_client.types_dht import (
+    DhtStatus,
+    Forgotten,
+    FoundPeer,
+    FoundProviders,
+    FoundValue,
+    KeptRecord,
+    Provided,
+    Provider,
+    ProviderFound,
+    StoredValue,
+    ValueFound,
+)
+from fabstird.events import EventLog
+from fabstird.log import get_logger
+from fabstird.p2p.addresses import AddressError, normal_peer_id
+from fabstird.p2p.book import Book
+from fabstird.p2p.dht import keys
+from fabstird.p2p.dht.engine import AskFailed, Engine, to_bytes, to_text
+from fabstird.p2p.dht.kept import AGAIN, MAX_KEPT, Entry, KeptFull
+from fabstird.p2p.dht.keys import BadKey, Encoding
+from fabstird.p2p.dht.messages import Kind, Message, Peer, Record
+from fabstird.p2p.dht.records import Refused, validate
+from fabstird.p2p.streams import from_base64, to_base64
+
+log = get_logger("p2p.dht")
+
+MAX_SEARCHES = 32  # that users run at a time
+MAX_COUNT = 1000  # providers of one answer
+COUNT = 20
+QUORUM = 4
+CHECKS = (0.0, 0.2, 1.0)  # seconds before each look whether a record has arrived: telling and asking are two streams
+ANNOUNCE = 60.0  # seconds for announcing one record again
+
+
+class DhtCommands:
+    """``default`` (ms) is the deadline of a call that brings none."""
+
+    def __init__(self, engine: Engine, book: Book, events: EventLog, default: int) -> None:
+        self.engine = engine
+        self._book = book
+        self._events = events
+        self._default = default
+        self._searches = 0
+        self._saving = trio.Lock()
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # Finding
+
+    async def find_peer(self, peer: str, timeout: int | None) -> FoundPeer:
+        """Raises `PeerNotFound`, `DeadlineExceeded`."""
+        try:
+            peer_id = normal_peer_id(peer)
+        except AddressError as error:
+            raise InvalidParams(f"peerId: {error}", param="peerId") from error
+        target = to_bytes(peer_id)
+        engine = self.engine
+        if target == engine.own_id:
+            raise InvalidParams(f"peerId: {peer_id} is this node itself", param="peerId")
+        if engine.host.links(peer_id):
+            return FoundPeer(peer_id=peer_id, addresses=engine.known_addresses(target), connected=True, asked=0)
+        asked = 0
+
+        def take(_: bytes, answer: Message) -> bool:
+            nonlocal asked
+            asked += 1
+            return any(one.id == target and engine.known_addresses(target) for one in answer.closer)
+
+        with self._search(timeout) as scope:
+            await engine.walk(target, Message(Kind.FIND_NODE, target), take)
+        found = engine.known_addresses(target)
+        if found:
+            self._book.heard(peer_id, found)
+            return FoundPeer(peer_id=peer_id, addresses=found, connected=bool(engine.host.links(peer_id)), asked=asked)
+        if scope.cancelled_caught:
+            raise self._late("the peer was not found", timeout)
+        raise PeerNotFound(f"{peer_id} was not found: {asked} peers of the DHT were asked", peerId=peer_id)
+
+    async def find_providers(
+        self, text: str, encoding: Encoding, count: int | None, timeout: int | None, query_id: str | None
+    ) -> FoundProviders:
+        """Providers, each told as an event when it is found. Raises `DeadlineExceeded` where none was."""
+        if count is not None and not 1 <= count <= MAX_COUNT:
+            raise InvalidParams(f"count: must be 1 to {MAX_COUNT}, not {count}", param="count")
+        key = _key(text, encoding)
+        query_id = _query_id(query_id)
+        wanted = count or COUNT
+        asked, complete, found = await self.search_providers(key, wanted, timeout, query_id)
+        if not found and not complete:
+            raise self._late("no provider was found", timeout)
+        return FoundProviders(
+            query_id=query_id,
+            key=to_base64(key),
+            providers=[Provider(peer_id=to_text(peer), addresses=known) for peer, known in found.items()],
+            asked=asked,
+            complete=complete,
+        )
+
+    async def search_providers(
+        self, key: bytes, wanted: int, timeout: int | None, query_id: str
+    ) -> tuple[int, bool, dict[bytes, list[str]]]:
+        """How many peers were asked, whether the search came to its end, and the addresses of each provider."""
+        engine = self.engine
+        found: dict[bytes, list[str]] = {}
+        asked = 0
+
+        def learn(providers: list[Peer], *, local: bool) -> bool:
+            for one in providers:
+                if one.id in found or len(found) >= wanted:
+                    continue
+                engine.hint(one, local=local)
+                own = one.id == engine.own_id
+                found[one.id] = engine.host.announced_addresses() if own else engine.known_addresses(one.id)
+                self._events.publish(
+                    ProviderFound(
+                        query_id=query_id, key=to_base64(key), peer_id=to_text(one.id), addresses=found[one.id]
+                    )
+                )
+            return len(found) >= wanted
+
+        def take(peer: bytes, answer: Message) -> bool:
+            nonlocal asked
+            asked += 1
+            return learn(list(answer.providers), local=engine.is_local(peer))
+
+        held = engine.providers.get(key, time.time())
+        own = [Peer(engine.own_id)] if engine.kept.provides(key) else []
+        with self._search(timeout) as scope:
+            if not learn([*own, *held], local=True):
+                await engine.walk(key, Message(Kind.GET_PROVIDERS, key), take)
+        return asked, not scope.cancelled_caught, found
+
+    async def get_value(
+        self, text: str, encoding: Encoding, quorum: int | None, timeout: int | None, query_id: str | None
+    ) -> FoundValue:
+        """The value that its owner gives, else the one that most peers give. Raises `DeadlineExceeded` where there was
+        none by then."""
+        if quorum is not None and not 1 <= quorum <= MAX_COUNT:
+            raise InvalidParams(f"quorum: must be 1 to {MAX_COUNT}, not {quorum}", param="quorum")
+        key = _key(text, encoding)
+        query_id = _query_id(query_id)
+        answers, complete = await self.search_value(key, quorum or QUORUM, timeout, query_id)
+        value = answers.best
+        if value is None and not complete:
+            raise self._late("no value was found", timeout)
+        same = sum(one == value for one in answers.values.values())
+        return FoundValue(
+            query_id=query_id,
+            key=to_base64(key),
+            found=value is not None,
+            asked=answers.asked,
+            answers=same,
+            others=len(answers.values) - same,
+            complete=complete,
+            by_owner=answers.of_owner is not None,
+            value=to_base64(value) if value is not None else None,
+        )
+
+    async def search_value(
+        self, key: bytes, quorum: int, timeout: int | None, query_id: str | None
+    ) -> tuple[Answers, bool]:
+        """What peers answer, and whether the search came to its end. The owner of the value, where the key names one,
+        is asked itself, beside the others. Without ``query_id`` no events tell of it."""
+        engine = self.engine
+        answers = Answers(keys.owner(key))
+
+        def take(peer: bytes, answer: Message) -> bool:
+            answers.asked += 1
+            record = answer.record
+            if record is None or record.key != key or len(record.value) > engine.settings.max_value_bytes:
+                return False
+            try:
+                validate(key, record.value)
+            except Refused:
+                return False  # it holds what it must not
+            answers.values[peer] = record.value
+            if query_id is not None:
+                self._events.publish(
+                    ValueFound(query_id=query_id, key=to_base64(key), peer_id=to_text(peer), size=len(record.value))
+                )
+            return answers.of_owner is not None or answers.most >= quorum
+
+        message = Message(Kind.GET_VALUE, key)
+        held = engine.values.get(key, time.time())
+        if held is not None:
+            answers.values[engine.own_id] = held.value
+        with self._search(timeout) as scope:
+            if answers.of_owner is not None:
+                return answers, True
+            async with trio.open_nursery() as nursery:
+
+                async def ask_owner(owner: bytes) -> None:
+                    try:
+                        answer = await engine.ask(owner, message)
+                    except AskFailed:
+                        return  # the others may hold it for it
+                    if take(owner, answer):
+                        nursery.cancel_scope.cancel()
+
+                if answers.owner is not None and engine.known_addresses(answers.owner):
+                    nursery.start_soon(ask_owner, answers.owner)
+                await engine.walk(key, message, take)
+                if answers.most >= quorum:
+                    nursery.cancel_scope.cancel()
+        return answers, not scope.cancelled_caught
+
+    async def put_value(self, text: str, value: str, encoding: Encoding, timeout: int | None) -> StoredValue:
+        """Put a value to the peers closest to its key, now and every twelve hours. Raises `TooLarge`,
+        `InvalidParams` where the key's namespace does not allow it, `InvalidState` where it cannot be saved, or the
+        peer that the key names has put another one."""
+        key, data = _key(text, encoding), from_base64(value, "value")
+        limit = self.engine.settings.max_value_bytes
+        if len(data) > limit:
+            raise TooLarge(
+                f"value: {len(data)} bytes; {limit} are taken at most",
+                limit=limit,
+                current=len(data),
+                configKey="dht.max_value_bytes",
+            )
+        try:
+            validate(key, data)
+        except Refused as error:
+            raise InvalidParams(f"value: {error}", param="value") from error
+        try:
+            self.engine.values.put(key, data, self.engine.own_id, time.time())
+        except Refused as error:
+            raise InvalidState(f"this node holds another value: {error}") from error
+        entry = await self._keep(key, data)
+        result, late = await self._put(entry, timeout)
+        if late and not result.stored:
+            raise self._late("no peer has taken the value", timeout)
+        return result
+
+    async def _put(self, entry: Entry, timeout: int | None) -> tuple[StoredValue, bool]:
+        """Store it at the closest peers; the result, and whether the deadline cut it off."""
+        engine = self.engine
+        assert entry.value is not None
+        key, value, now = entry.key, entry.value, time.time()
+        engine.values.put(key, value, engine.own_id, now)
+        message = Message(Kind.PUT_VALUE, key, Record(key, value))
+        stored, asked = 0, 0
+        failures: dict[str, str] = {}
+
+        async def one(peer: bytes) -> None:
+            nonlocal stored
+            try:
+                answer = await engine.ask(peer, message)
+            except AskFailed as error:
+                failures[to_text(peer)] = str(error)
+                return
+            if answer.record is not None and answer.record.value == value:
+                stored += 1
+            else:
+                failures[to_text(peer)] = "it answered with another value"
+
+        with self._search(timeout) as scope:
+            lookup = await engine.walk(key, Message(Kind.FIND_NODE, key), lambda _, __: False)
+            asked = lookup.asked
+            async with trio.open_nursery() as nursery:
+                for peer in lookup.closest():
+                    nursery.start_soon(one, peer)
+        if stored:
+            engine.kept.announced(entry)
+            await self._save()
+        return StoredValue(
+            key=to_base64(key), stored=stored, asked=asked, complete=not scope.cancelled_caught, failures=failures
+        ), scope.cancelled_caught
+
+    async def provide(self, text: str, encoding: Encoding, timeout: int | None) -> Provided:
+        """Tell the peers closest to a key that this node provides it, now and every twelve hours; and look whether they
+        know. Raises `InvalidState` where it cannot be saved."""
+        key = _key(text, encoding)
+        if len(key) > keys.MAX_PROVIDED:
+            raise InvalidParams(f"key: of {len(key)} bytes is too long; {keys.MAX_PROVIDED} are taken", param="key")
+        entry = await self._keep(key, None)
+        result, late = await self._provide(entry, timeout)
+        if late and not result.sent:
+            raise self._late("no peer was told", timeout)
+        return result
+
+    async def _provide(self, entry: Entry, timeout: int | None) -> tuple[Provided, bool]:
+        engine = self.engine
+        own = Peer(engine.own_id, engine.addresses(engine.own_id))
+        message = Message(Kind.ADD_PROVIDER, entry.key, providers=(own,))
+        told: set[bytes] = set()
+        confirmed: set[bytes] = set()
+        failures: dict[str, str] = {}
+        asked = 0
+
+        async def tell(peer: bytes) -> None:
+            try:
+                await engine.ask(peer, message, answers=False)
+            except AskFailed as error:
+                failures[to_text(peer)] = str(error)
+            else:
+                told.add(peer)
+
+        async def check(peer: bytes) -> None:
+            try:
+                answer = await engine.ask(peer, Message(Kind.GET_PROVIDERS, entry.key))
+            except AskFailed as error:
+                failures[to_text(peer)] = str(error)
+            else:
+                if any(one.id == engine.own_id for one in answer.providers):
+                    confirmed.add(peer)
+
+        with self._search(timeout) as scope:
+            lookup = await engine.walk(entry.key, Message(Kind.FIND_NODE, entry.key), lambda _, __: False)
+            asked = lookup.asked
+            async with trio.open_nursery() as nursery:
+                for peer in lookup.closest():
+                    nursery.start_soon(tell, peer)
+            for pause in CHECKS:
+                if told == confirmed:
+                    break
+                await trio.sleep(pause)
+                async with trio.open_nursery() as nursery:
+                    for peer in told - confirmed:
+                        nursery.start_soon(check, peer)
+        for peer in told - confirmed:
+            failures.setdefault(to_text(peer), "it was told, but does not name this node")
+        if told:
+            engine.kept.announced(entry)
+            await self._save()
+        return Provided(
+            key=to_base64(entry.key),
+            sent=len(told),
+            confirmed=len(confirmed),
+            asked=asked,
+            complete=not scope.cancelled_caught,
+            failures=failures,
+        ), scope.cancelled_caught
+
+    async def forget(self, text: str, encoding: Encoding) -> Forgotten:
+        """Announce a key, and a value under it, no more. What others hold they forget by themselves, after 48 hours at
+        most."""
+        key = _key(text, encoding)
+        gone = self.engine.kept.forget(key)
+        if gone:
+            await self._saved()
+        return Forgotten(
+            key=to_base64(key),
+            provided=any(entry.value is None for entry in gone),
+            value=any(entry.value is not None for entry in gone),
+        )
+
+    async def republish(self) -> None:
+        """Announce again what is due; what no peer took is tried again at the next occasion."""
+        for entry in self.engine.kept.due():
+            timeout = int(ANNOUNCE * 1000)
+            try:
+                if entry.value is None:
+                    await self._provide(entry, timeout)
+                else:
+                    await self._put(entry, timeout)
+            except (LimitExceeded, Refused) as error:
+                log.warning("a record was not announced again", key=to_base64(entry.key), error=str(error))
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # How it stands
+
+    def status(self) -> DhtStatus:
+        engine = self.engine
+        return DhtStatus(
+            mode=engine.mode,
+            peers=len(engine.table),
+            values=len(engine.values),
+            provided_keys=len(engine.providers),
+            lookups=engine.lookups,
+            asked=engine.asked,
+            failed=engine.failed,
+            answered=dict(engine.server.answered),
+            refused=engine.server.refused,
+            malformed=engine.malformed,
+            kept=[_kept_record(entry) for entry in engine.kept.all()],
+        )
+
+    # ----------------------------------------------------------------------------------------------------------------
+    # What calls have in common
+
+    @contextmanager
+    def _search(self, timeout: int | None) -> Iterator[trio.CancelScope]:
+        """The deadline of a call. Raises `LimitExceeded`."""
+        if self._searches >= MAX_SEARCHES:
+            raise LimitExceeded(
+                f"{MAX_SEARCHES} searches are under way", limit=MAX_SEARCHES, current=self._searches, configKey=None
+            )
+        self._searches += 1
+        try:
+            with trio.move_on_after(self._limit(timeout) / 1000) as scope:
+                yield scope
+        finally:
+            self._searches -= 1
+
+    def _limit(self, timeout: int | None) -> int:
+        # A call without a deadline of its own is ended from outside at the default one: we answer before that
+        return timeout if timeout is not None else max(1, self._default * 19 // 20)
+
+    def _late(self, words: str, timeout: int | None) -> DeadlineExceeded:
+        limit = self._limit(timeout)
+        return DeadlineExceeded(f"{words} within {limit} ms", timeout=limit)
+
+    async def _keep(self, key: bytes, value: bytes | None) -> Entry:
+        try:
+            entry = self.engine.kept.put(key, value)
+        except KeptFull as error:
+            raise LimitExceeded(
+                f"{MAX_KEPT} records are announced already; dht.forget one",
+                limit=MAX_KEPT,
+                current=MAX_KEPT,
+                configKey=None,
+            ) from error
+        await self._saved()
+        return entry
+
+    async def _saved(self) -> None:
+        """What must survive a crash is on the disk before the call is answered. Raises `InvalidState`."""
+        try:
+            await self._write()
+        except OSError as error:
+            raise InvalidState(
+                f"it would not survive a restart: dht.json cannot be written: {error.strerror}", saved=False
+            ) from error
+
+    async def _save(self) -> None:
+        try:
+            await self._write()
+        except OSError as error:
+            log.warning("records of the DHT could not be saved", file=str(self.engine.kept.path), error=error.strerror)
+
+    async def _write(self) -> None:
+        async with self._saving:
+            await trio.to_thread.run_sync(self.engine.kept.save)
+
+
+class Answers:
+    """The values that peers gave, and whose word counts most."""
+
+    def __init__(self, owner: bytes | None) -> None:
+        self.owner = owner
+        self.asked = 0
+        self.values: dict[bytes, bytes] = {}
+
+    @property
+    def of_owner(self) -> bytes | None:
+        """What the owner itself gave."""
+        return self.values.get(self.owner) if self.owner is not None else None
+
+    @property
+    def most(self) -> int:
+        """How many peers gave the value that most gave."""
+        return max(Counter(self.values.values()).values(), default=0)
+
+    @property
+    def best(self) -> bytes | None:
+        """The owner's, else the one that most peers gave, the first of these where several are equal."""
+        if self.of_owner is not None:
+            return self.of_owner
+        return next(iter([value for value, _ in Counter(self.values.values()).most_common(1)]), None)
+
+
+def _kept_record(entry: Entry) -> KeptRecord:
+    announced = int(entry.announced * 1000) or None
+    return KeptRecord(
+        key=to_base64(entry.key),
+        provided=entry.value is None,
+        announced=announced,
+        next=announced + int(AGAIN * 1000) if announced else None,
+    )
+
+
+def _key(text: str, encoding: Encoding) -> bytes:
+    try:
+        return keys.parse(text, encoding)
+    except BadKey as error:
+        raise InvalidParams(f"key: {error}", param="key") from error
+
+
+def _query_id(given: str | None) -> str:
+    if given is None:
+        return secrets.token_hex(8)
+    if not 0 < len(given) <= 64 or not given.isprintable():
+        raise InvalidParams("queryId: must be 1 to 64 printable characters", param="queryId")
+    return given
