@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client import types, types_access, types_debug, types_streams
+from fabstir_client import types, types_access, types_debug, types_dht, types_streams
 from fabstir_client.errors import InvalidConfig
 from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
 
@@ -45,6 +45,13 @@ _token_created = result_decoder(types_access.TokenCreated)
 _token_revoked = result_decoder(types_access.TokenRevoked)
 _tokens = result_decoder(list[types_access.TokenRecord])
 _audit = result_decoder(types_access.AuditResult)
+_found_peer = result_decoder(types_dht.FoundPeer)
+_found_providers = result_decoder(types_dht.FoundProviders)
+_provided = result_decoder(types_dht.Provided)
+_found_value = result_decoder(types_dht.FoundValue)
+_stored_value = result_decoder(types_dht.StoredValue)
+_forgotten_key = result_decoder(types_dht.Forgotten)
+_dht_status = result_decoder(types_dht.DhtStatus)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -200,6 +207,43 @@ def token_revoke(name: str) -> Call[types_access.TokenRevoked]:
 
 def audit(after: int | None, limit: int | None) -> Call[types_access.AuditResult]:
     return Call("audit", types_access.AuditParams(after, limit), _audit)
+
+
+def dht_find_peer(peer_id: str, timeout: int | None) -> Call[types_dht.FoundPeer]:
+    return Call("dht.find_peer", types_dht.FindPeerParams(peer_id, timeout), _found_peer, bound(timeout))
+
+
+def dht_find_providers(
+    key: str, encoding: types_dht.KeyEncoding | None, count: int | None, timeout: int | None, query_id: str | None
+) -> Call[types_dht.FoundProviders]:
+    params = types_dht.FindProvidersParams(key, encoding, count, timeout, query_id)
+    return Call("dht.find_providers", params, _found_providers, bound(timeout))
+
+
+def dht_provide(key: str, encoding: types_dht.KeyEncoding | None, timeout: int | None) -> Call[types_dht.Provided]:
+    return Call("dht.provide", types_dht.KeyParams(key, encoding, timeout), _provided, bound(timeout))
+
+
+def dht_get_value(
+    key: str, encoding: types_dht.KeyEncoding | None, quorum: int | None, timeout: int | None, query_id: str | None
+) -> Call[types_dht.FoundValue]:
+    params = types_dht.GetValueParams(key, encoding, quorum, timeout, query_id)
+    return Call("dht.get_value", params, _found_value, bound(timeout))
+
+
+def dht_put_value(
+    key: str, value: bytes, encoding: types_dht.KeyEncoding | None, timeout: int | None
+) -> Call[types_dht.StoredValue]:
+    params = types_dht.PutValueParams(key, base64.b64encode(value).decode(), encoding, timeout)
+    return Call("dht.put_value", params, _stored_value, bound(timeout))
+
+
+def dht_forget(key: str, encoding: types_dht.KeyEncoding | None) -> Call[types_dht.Forgotten]:
+    return Call("dht.forget", types_dht.ForgetParams(key, encoding), _forgotten_key)
+
+
+def dht_status() -> Call[types_dht.DhtStatus]:
+    return Call("dht.status", types.NoParams(), _dht_status)
 
 
 def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabstir_client import calls, types, types_access, types_debug, types_streams
+from fabstir_client import calls, types, types_access, types_debug, types_dht, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.protocol import Call, Session, T
@@ -244,6 +244,53 @@ class Client:
     def audit(self, after: int | None = None, limit: int | None = None) -> types_access.AuditResult:
         """The last calls that changed something, or were refused; those after number ``after`` where it is given."""
         return self._run(calls.audit(after, limit))
+
+    def dht_find_peer(self, peer_id: str, timeout: int | None = None) -> types_dht.FoundPeer:
+        """Where a peer is, by the DHT. Raises `PeerNotFound`."""
+        return self._run(calls.dht_find_peer(peer_id, timeout))
+
+    def dht_find_providers(
+        self,
+        key: str,
+        encoding: types_dht.KeyEncoding | None = None,
+        count: int | None = None,
+        timeout: int | None = None,
+        query_id: str | None = None,
+    ) -> types_dht.FoundProviders:
+        """Who provides a key: text, unless ``encoding`` says otherwise. ``count`` are enough. Each is a
+        ``dht:provider`` event with ``query_id`` when it is found."""
+        return self._run(calls.dht_find_providers(key, encoding, count, timeout, query_id))
+
+    def dht_provide(
+        self, key: str, encoding: types_dht.KeyEncoding | None = None, timeout: int | None = None
+    ) -> types_dht.Provided:
+        """Tell others that this node provides a key, now and every twelve hours, until `dht_forget`."""
+        return self._run(calls.dht_provide(key, encoding, timeout))
+
+    def dht_get_value(
+        self,
+        key: str,
+        encoding: types_dht.KeyEncoding | None = None,
+        quorum: int | None = None,
+        timeout: int | None = None,
+        query_id: str | None = None,
+    ) -> types_dht.FoundValue:
+        """The value of a key; ``found`` is false where nobody has one."""
+        return self._run(calls.dht_get_value(key, encoding, quorum, timeout, query_id))
+
+    def dht_put_value(
+        self, key: str, value: bytes, encoding: types_dht.KeyEncoding | None = None, timeout: int | None = None
+    ) -> types_dht.StoredValue:
+        """Put a value, now and every twelve hours, until `dht_forget`."""
+        return self._run(calls.dht_put_value(key, value, encoding, timeout))
+
+    def dht_forget(self, key: str, encoding: types_dht.KeyEncoding | None = None) -> types_dht.Forgotten:
+        """Announce a key, and a value under it, no more."""
+        return self._run(calls.dht_forget(key, encoding))
+
+    def dht_status(self) -> types_dht.DhtStatus:
+        """How the DHT stands."""
+        return self._run(calls.dht_status())
 
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

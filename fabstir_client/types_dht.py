@@ -68,7 +68,7 @@ class Provider(Record, frozen=True):
 class FoundProviders(Record, frozen=True):
     query_id: str  # as in its events
     key: str  # base64
-    providers: list[Provider]
+    providers: list[Provider]  # in the order in which they were found
     asked: int  # peers that were asked
     complete: bool  # false where the deadline ended the search, and what it had found is returned
 
@@ -91,12 +91,12 @@ class FoundValue(Record, frozen=True):
 
     query_id: str  # as in its events
     key: str  # base64
-    found: bool
+    found: bool  # whether there is a value
     asked: int  # peers that were asked
     answers: int  # peers that gave this value
     others: int  # peers that gave another one
     complete: bool  # false where the deadline ended the search
-    by_owner: bool
+    by_owner: bool  # the peer that the key names has given it
     value: str | None = None  # base64
 
 
@@ -122,7 +122,7 @@ class KeptRecord(Record, frozen=True):
 
 
 class DhtStatus(Record, frozen=True):
-    mode: DhtMode
+    mode: DhtMode  # a server answers other nodes, a client only asks
     peers: int  # in the routing table
     values: int  # held for others
     provided_keys: int  # held for others
@@ -139,7 +139,7 @@ class DhtModeChanged(EventData, frozen=True):
     """This node answers others from now on, or does so no longer."""
 
     TYPE = "dht:mode"
-    mode: DhtMode
+    mode: DhtMode  # a server answers other nodes, a client only asks
 
 
 class ProviderFound(EventData, frozen=True):
