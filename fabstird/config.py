@@ -19,6 +19,7 @@ from typing import Any
 
 DEFAULT_FILE = Path("/etc/fabstird/config.toml")
 LARGEST = 2**53 - 1  # the numbers that every JSON parser holds exactly, and float arithmetic too
+MAX_RELAYS = 8  # reservations that a node may hold
 MULTIADDR_PREFIXES = ("/ip4/", "/ip6/", "/dns/", "/dns4/", "/dns6/", "/dnsaddr/")
 Check = Callable[[Any], Any]
 
@@ -85,6 +86,16 @@ def _multiaddrs(what: str, *, with_peer: bool = False) -> Check:
         return tuple(dict.fromkeys(value))
 
     return check
+
+
+def _relays(value: Any) -> tuple[str, ...]:
+    found: tuple[str, ...] = _multiaddrs("relay", with_peer=True)(value)
+    nameless = [text for text in found if "/p2p/" not in text]
+    if nameless:
+        raise ValueError(*(f'invalid relay "{text}": must name the peer: …/p2p/<peer id>' for text in nameless))
+    if len(found) > MAX_RELAYS:
+        raise ValueError(f"must be {MAX_RELAYS} relays at most, not {len(found)}")
+    return found
 
 
 def _multiaddr_problem(what: str, value: Any, with_peer: bool) -> str | None:
@@ -178,6 +189,11 @@ class ConnectionsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RelayConfig:
+    nodes: tuple[str, ...] = _key((), _relays)
+
+
+@dataclass(frozen=True, slots=True)
 class ApiConfig:
     ipc: str = _key("auto", _ipc)
     ipc_mode: str = _key("0660", _file_mode)
@@ -220,6 +236,7 @@ class Config:
 
     node: NodeConfig = NodeConfig()
     connections: ConnectionsConfig = ConnectionsConfig()
+    relay: RelayConfig = RelayConfig()
     api: ApiConfig = ApiConfig()
     events: EventsConfig = EventsConfig()
     streams: StreamsConfig = StreamsConfig()
@@ -238,6 +255,7 @@ class Config:
 _SECTIONS: dict[str, Any] = {
     "node": NodeConfig,
     "connections": ConnectionsConfig,
+    "relay": RelayConfig,
     "api": ApiConfig,
     "events": EventsConfig,
     "streams": StreamsConfig,

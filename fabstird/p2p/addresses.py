@@ -1,7 +1,8 @@
 """Multiaddrs as this daemon reads them: host, port, transport and peer, or one line that says what is wrong.
 
 Pure, but for asking the kernel for its interfaces. The grammar is the one of the transports that exist here:
-``/(ip4|ip6|dns|dns4|dns6)/HOST/tcp/PORT[/ws][/p2p/PEER]`` and ``/dnsaddr/NAME[/p2p/PEER]`` (multiformats/multiaddr).
+``/(ip4|ip6|dns|dns4|dns6)/HOST/tcp/PORT[/ws][/p2p/PEER]``, ``/dnsaddr/NAME[/p2p/PEER]`` (multiformats/multiaddr), and
+by way of a relay at any of these, ``…/p2p/RELAY/p2p-circuit[/p2p/PEER]``.
 """
 
 from __future__ import annotations
@@ -34,12 +35,20 @@ class Address:
     port: int
     transport: Transport
     peer_id: str | None
+    relay: str | None = None  # the peer id of the relay that listens there, for an address that leads through one
 
     def __str__(self) -> str:
         text = f"/{self.kind}/{self.host}"
         if self.kind != "dnsaddr":
             text += f"/tcp/{self.port}" + ("/ws" if self.transport == "ws" else "")
+        if self.relay:
+            text += f"/p2p/{self.relay}/p2p-circuit"
         return text + (f"/p2p/{self.peer_id}" if self.peer_id else "")
+
+    @property
+    def at_relay(self) -> Address:
+        """Where the relay itself is."""
+        return replace(self, peer_id=self.relay, relay=None)
 
     @property
     def bare(self) -> Address:
@@ -59,20 +68,24 @@ def parse(text: str) -> Address:
     if empty or len(parts) < 2:
         raise AddressError(f'"{text}" is not a multiaddr')
     kind, host, *rest = parts
-    peer_id = None
+    peer_id = relay = None
     if len(rest) >= 2 and rest[-2] == "p2p":
         peer_id, rest = normal_peer_id(rest[-1]), rest[:-2]
+    if rest[-1:] == ["p2p-circuit"]:
+        if len(rest) < 3 or rest[-3] != "p2p":
+            raise AddressError(f'"{text}" must name the relay: …/p2p/<relay\'s peer id>/p2p-circuit')
+        relay, rest = normal_peer_id(rest[-2]), rest[:-3]
     if kind == "dnsaddr":
         if rest:
             raise AddressError(f'"{text}": /dnsaddr takes a name and a peer id, nothing else')
-        address = Address("dnsaddr", host, 0, "tcp", peer_id)
+        address = Address("dnsaddr", host, 0, "tcp", peer_id, relay)
     elif kind not in _HOSTS:
         raise AddressError(f'"{text}" does not begin with an address that can be reached')
     elif len(rest) < 2 or rest[0] != "tcp" or rest[2:] not in ([], ["ws"]):
         wanted = "/".join(rest) or "nothing"
         raise AddressError(f'no transport for "{text}": this node speaks /tcp/PORT and /tcp/PORT/ws, not /{wanted}')
     else:
-        address = Address(kind, host, _port(rest[1], text), "ws" if rest[2:] else "tcp", peer_id)
+        address = Address(kind, host, _port(rest[1], text), "ws" if rest[2:] else "tcp", peer_id, relay)
     try:
         address.bare.multiaddr.to_bytes()
     except (MultiaddrError, ValueError) as error:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Container
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol, cast
@@ -37,10 +37,11 @@ from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
 from libp2p.security.noise.transport import Transport as NoiseTransport
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.transport.upgrader import TransportUpgrader
+from multiaddr import Multiaddr
 
 from fabstird.log import get_logger
 from fabstird.metrics import Totals
-from fabstird.p2p import identify, multistream
+from fabstird.p2p import circuit, identify, multistream
 from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
@@ -48,7 +49,7 @@ from fabstird.p2p.link import GOODBYE, Link, muxed
 from fabstird.p2p.race import NoneConnected, in_order, race
 from fabstird.p2p.resolve import ResolveError, resolve
 from fabstird.p2p.swarm import Gate, Limits, Swarm
-from fabstird.p2p.transport import ListenError
+from fabstird.p2p.transport import ListenError, Pipe
 from fabstird.p2p.yamux import Liveness
 
 log = get_logger("p2p.host")
@@ -114,6 +115,11 @@ class _LibHost(BasicHost):
     def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
         return None
 
+    circuits: tuple[Multiaddr, ...] = ()  # where relays take connections for us, with our peer id
+
+    def get_addrs(self) -> list[Multiaddr]:
+        return [*super().get_addrs(), *self.circuits]
+
     async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
         handlers = self.multiselect.handlers
         try:
@@ -153,8 +159,9 @@ class Host:
         noise = _Noise(key_pair)
         upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
         self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self, gate)
+        self.swarm.circuits = self._connect_by_relay
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
-        announced = [_listen_address(text).multiaddr for text in settings.announce] or None
+        announced = [_announced(text).multiaddr for text in settings.announce] or None
         self._host = _LibHost(
             self.swarm,
             default_protocols=OrderedDict([(identify.ID, _unset)]),
@@ -198,9 +205,16 @@ class Host:
 
     def announced_addresses(self) -> list[str]:
         """What identify tells other peers, with ``/p2p/``."""
-        return (
-            [str(address) for address in self._host.get_addrs()] if self.swarm.bound or self._settings.announce else []
-        )
+        own = self.swarm.bound or self._settings.announce
+        return [str(address) for address in self._host.get_addrs()] if own else self.relay_addresses()
+
+    def relay_addresses(self) -> list[str]:
+        """Those of the announced ones that lead through a relay."""
+        return [str(address) for address in self._host.circuits]
+
+    def set_relay_addresses(self, addresses: Sequence[str]) -> None:
+        """From now on these lead to us through relays; with ``/p2p/``."""
+        self._host.circuits = tuple(Multiaddr(address) for address in addresses)
 
     def observed_addresses(self) -> list[str]:
         """What connected peers say they see us as, each once."""
@@ -262,7 +276,16 @@ class Host:
         except trio.TooSlowError as error:
             raise DialError(f"timed out after {timeout * 1000:.0f} ms", "deadline") from error
 
+    async def _connect_by_relay(self, address: Address) -> Pipe:
+        """A connection to a peer by way of a relay, to which we connect first where we are not."""
+        assert address.relay is not None
+        links = [link for link in self.links(address.relay) if not link.relayed]
+        relay = links[0] if links else await self._dial(address.at_relay)
+        return await circuit.connect(relay, address)
+
     async def _dial(self, address: Address) -> Link:
+        if address.relay:
+            return await self.swarm.dial_address(address)
         if address.kind in ("ip4", "ip6"):
             return await self.swarm.dial_address(address)
         try:
@@ -431,11 +454,21 @@ async def _unset(stream: INetStream) -> None:
     await stream.reset()
 
 
-def _listen_address(text: str) -> Address:
+def _announced(text: str) -> Address:
     try:
         return parse(text).bare
     except AddressError as error:
         raise ListenError(text, str(error)) from error
+
+
+def _listen_address(text: str) -> Address:
+    try:
+        address = parse(text).bare
+    except AddressError as error:
+        raise ListenError(text, str(error)) from error
+    if address.relay:
+        raise ListenError(text, "a relay is not listened on; it goes into [relay] nodes")
+    return address
 
 
 __all__ = [

@@ -77,7 +77,7 @@ def _own(host: IHost, agent: str) -> bytes:
         protocol_version=PROTOCOL_VERSION,
         agent_version=agent,
         public_key=host.get_public_key().serialize(),
-        listen_addrs=[address.decapsulate_code(P_P2P).to_bytes() for address in host.get_addrs()],
+        listen_addrs=[_bare(address).to_bytes() for address in host.get_addrs()],
         protocols=[str(protocol) for protocol in host.get_mux().get_protocols() if protocol],
         signedPeerRecord=env_to_send_in_RPC(host)[0],
     ).SerializeToString()
@@ -150,9 +150,15 @@ def _address(packed: bytes) -> str | None:
     if len(packed) > MAX_ADDRESS:
         return None
     try:
-        return str(Multiaddr(packed).decapsulate_code(P_P2P))
+        return str(_bare(Multiaddr(packed)))
     except Exception:  # noqa: BLE001 - multiaddr raises whatever its codecs do, and a peer chooses the bytes
         return None
+
+
+def _bare(address: Multiaddr) -> Multiaddr:
+    """Without the peer that it names at its end; one that leads through a relay keeps the relay's id."""
+    *_, last = address.protocols()
+    return address.decapsulate_code(P_P2P) if last.code == P_P2P else address
 
 
 def _observed(stream: INetStream) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import trio
@@ -47,8 +48,9 @@ class Link(SwarmConn):
         self._owner = owner
         self.pipe = pipe
         self.peer_id = muxed.peer_id.to_base58()
-        self.address = str(Address(address.kind, address.host, address.port, address.transport, self.peer_id))
-        self.transport = address.transport
+        self.address = str(replace(address, peer_id=self.peer_id))
+        self.relayed = address.relay is not None
+        self.transport = "p2p-circuit" if address.relay else str(address.transport)
         self.security = str(NOISE)
         self.muxer = str(yamux.YAMUX)
         self.opened_at = int(time.time() * 1000)

@@ -215,6 +215,6 @@ def _address(text: bytes) -> Address | None:
         address = parse(text.decode())
     except (UnicodeDecodeError, AddressError):
         return None
-    if address.kind not in ("ip4", "ip6") or not address.peer_id or not address.port:
+    if address.kind not in ("ip4", "ip6") or not address.peer_id or address.relay or not address.port:
         return None
     return address

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from fabstird.p2p.dht.kept import Kept
     from fabstird.p2p.host import Host, Limits
     from fabstird.p2p.mdns import Mdns
+    from fabstird.p2p.relay import Relays
     from fabstird.p2p.streams import Protocols
 
 log = get_logger("node")
@@ -63,6 +64,7 @@ class _Running:
     host: Host
     connections: Connections
     mdns: Mdns | None
+    relays: Relays
     started_at: int  # ms, wall clock
     opened: float  # s, steady clock
     dht: DhtCommands | None = None
@@ -78,6 +80,7 @@ class Node:
         self.settings = config.node  # of the current run, or of the last one
         self._base = config.node
         self._limits = config.connections
+        self._relays = config.relay.nodes
         self._streams = config.streams
         self._dht = config.dht
         self._kept: Kept | None = None  # what users have put into the DHT, once it was first on
@@ -157,6 +160,7 @@ class Node:
         from fabstird.p2p.connections import Connections
         from fabstird.p2p.host import Host, HostSettings, ListenError
         from fabstird.p2p.mdns import Mdns
+        from fabstird.p2p.relay import Relays
 
         connections = Connections(settings, self._events, self._counters, self._book, self._history, self._limits)
         announced = False
@@ -173,7 +177,8 @@ class Node:
                 gate=connections,
             ) as host:
                 mdns = Mdns(host, connections, self._counters) if settings.enable_mdns else None
-                self._running = _Running(host, connections, mdns, int(time.time() * 1000), trio.current_time())
+                relays = Relays(host, connections, self._relays, lambda: False)
+                self._running = _Running(host, connections, mdns, relays, int(time.time() * 1000), trio.current_time())
                 protocols = await self.protocols_of_users()
                 protocols.attach(host)
                 announced = True
@@ -188,6 +193,7 @@ class Node:
                             nursery.start_soon(self._keep_book)
                             if mdns is not None:
                                 nursery.start_soon(mdns.run)
+                            nursery.start_soon(relays.run)
                             await connections.run(host)
                 finally:
                     protocols.detach()
@@ -370,6 +376,7 @@ class Node:
             "bans": (len(self._book.bans), MAX_BANS),
             "timelines": (len(self._history), MAX_KEYS),
             **(self._protocols.bounds() if self._protocols else {}),
+            **(self._running.relays.bounds() if self._running else {}),
             **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
             **(self._running.dht.engine.bounds() if self._running and self._running.dht else {}),
         }

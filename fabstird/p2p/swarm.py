@@ -9,7 +9,7 @@ dialled or dropped is for the connection manager to decide.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -108,6 +108,7 @@ class Swarm(LibSwarm):
         self._dialling: set[trio.CancelScope] = set()  # `nursery.start` keeps a dial in its caller's scope, not in ours
         self._inbound_from: Counter[str] = Counter()
         self._bound: list[Listener] = []
+        self.circuits: Callable[[Address], Awaitable[Pipe]] | None = None  # opens those that lead through a relay
 
     # ----------------------------------------------------------------------------------------------------------------
     # Running
@@ -210,7 +211,10 @@ class Swarm(LibSwarm):
         began = trio.current_time()
         try:
             async with trio.open_nursery() as nursery:
-                pipe = await dial(address, nursery, self.traffic)
+                if address.relay and self.circuits is not None:
+                    pipe = await self.circuits(address)
+                else:
+                    pipe = await dial(address, nursery, self.traffic)
                 try:
                     link = await self._upgrade(pipe, nursery, address)
                     link.handshake = trio.current_time() - began
@@ -228,17 +232,48 @@ class Swarm(LibSwarm):
                 link.gone.set()  # last, so that who waited for it finds its place free
 
     async def _inbound(self, listener: Listener, stream: trio.SocketStream) -> None:
-        """Owner of an inbound connection. A newcomer over a limit is turned away before it costs a handshake."""
         try:
             remote = listener.remote_of(stream)
         except OSError:
             await trio.aclose_forcefully(stream)  # gone between accept and here
             return
+
+        async def begin(nursery: trio.Nursery) -> Pipe:
+            return await accept(stream, remote, nursery, self.traffic)
+
+        await self._admit(remote, begin, partial(trio.aclose_forcefully, stream))
+
+    async def accept_circuit(self, pipe: Pipe) -> None:
+        """Own an inbound connection that a relay brought, apart from the link to the relay; returns when it is gone."""
+        done = trio.Event()
+
+        async def begin(nursery: trio.Nursery) -> Pipe:
+            return pipe
+
+        async def own() -> None:
+            try:
+                await self._admit(pipe.remote, begin, pipe.close)
+            finally:
+                done.set()
+
+        if self._nursery is None or self._closing:
+            await pipe.close()
+            return
+        self._nursery.start_soon(own)
+        await done.wait()
+
+    async def _admit(
+        self,
+        remote: Address,
+        begin: Callable[[trio.Nursery], Awaitable[Pipe]],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Owner of an inbound connection. A newcomer over a limit is turned away before it costs a handshake."""
         over = self._open >= self.limits.max or self._inbound_from[remote.host] >= self.limits.max_per_ip
         if over or self._refusal(remote.host, None) is not None:
             self.refused += 1
             log.debug("connection refused", address=str(remote), connections=self._open)
-            await trio.aclose_forcefully(stream)
+            await close()
             return
         self._inbound_from[remote.host] += 1
         self._open += 1
@@ -248,12 +283,12 @@ class Swarm(LibSwarm):
             async with trio.open_nursery() as nursery:
                 try:
                     with trio.fail_after(self.limits.handshake_timeout):
-                        pipe = await accept(stream, remote, nursery, self.traffic)
+                        pipe = await begin(nursery)
                         link = await self._upgrade(pipe, nursery, remote)
                         link.handshake = trio.current_time() - began
                     await self._live(link, nursery, trio.TASK_STATUS_IGNORED)
                 finally:
-                    await trio.aclose_forcefully(stream)
+                    await close()
                     nursery.cancel_scope.cancel()
         except Exception as error:
             if link is not None:

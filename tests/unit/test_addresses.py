@@ -33,6 +33,11 @@ AS_CID = "bafzbeie5745rpv2m6tjyuugywy4d5ewrqgqqhfnf445he3omzpjbx5xqxe"  # the sa
         ("/dns6/localhost/tcp/1", Address("dns6", "localhost", 1, "tcp", None)),
         ("/dnsaddr/a.example", Address("dnsaddr", "a.example", 0, "tcp", None)),
         (f"/dnsaddr/a.example/p2p/{ED25519}", Address("dnsaddr", "a.example", 0, "tcp", ED25519)),
+        (f"/ip4/1.2.3.4/tcp/1/p2p/{RSA}/p2p-circuit", Address("ip4", "1.2.3.4", 1, "tcp", None, RSA)),
+        (
+            f"/dns4/a.example/tcp/1/ws/p2p/{RSA}/p2p-circuit/p2p/{ED25519}",
+            Address("dns4", "a.example", 1, "ws", ED25519, RSA),
+        ),
     ],
 )
 def test_what_is_understood(text: str, address: Address) -> None:
@@ -54,12 +59,14 @@ def test_what_is_understood(text: str, address: Address) -> None:
         ("/ip4", "is not a multiaddr"),
         ("//", "is not a multiaddr"),
         ("/unix/run/x.sock", "does not begin with an address that can be reached"),
+        (f"/ip4/1.2.3.4/tcp/1/p2p-circuit/p2p/{ED25519}", "must name the relay: …/p2p/<relay's peer id>/p2p-circuit"),
+        ("/ip4/1.2.3.4/tcp/1/p2p-circuit", "must name the relay"),
+        (f"/ip4/1.2.3.4/tcp/1/p2p/{RSA}/p2p-circuit/p2p/{RSA}/p2p-circuit", "no transport for"),
         ("/ip4/1.2.3.4", "this node speaks /tcp/PORT and /tcp/PORT/ws, not /nothing"),
         ("/ip4/1.2.3.4/tcp", "not /tcp"),
         ("/ip4/1.2.3.4/udp/1/quic-v1", "no transport for .* not /udp/1/quic-v1"),
         ("/ip4/1.2.3.4/tcp/1/wss", "no transport for .* not /tcp/1/wss"),
         ("/ip4/1.2.3.4/tcp/1/ws/ws", "no transport for"),
-        (f"/ip4/1.2.3.4/tcp/1/p2p/{RSA}/p2p-circuit/p2p/{ED25519}", "no transport for"),
         ("/ip4/1.2.3.4/tcp/65536", '"65536" is not a port'),
         ("/ip4/1.2.3.4/tcp/-1", '"-1" is not a port'),
         ("/ip4/1.2.3.4/tcp/", '"" is not a port|not /tcp'),
