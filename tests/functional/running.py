@@ -121,11 +121,13 @@ def process(
     arguments: tuple[str, ...] = (),
     environ: Mapping[str, str] | None = None,
     give_data_dir: bool = True,
+    module: str = "fabstird",
 ) -> Iterator[Process]:
     """Start one; at the end it is killed if it still runs. `settings` go over `OWN`."""
     with tempfile.TemporaryDirectory(prefix="fabstir-") as short:  # a Unix socket's path has at most 107 bytes
         data_dir = data_dir or Path(short) / "data"
         words = [*command(data_dir, {**OWN, **(settings or {})}), *arguments]
+        words[words.index("-m") + 1] = module
         if not give_data_dir:
             at = words.index("--data-dir")
             del words[at : at + 2]
@@ -158,13 +160,13 @@ class Connection:
     """A connection that carries calls and notifications: IPC or WebSocket. All that comes is held to the document."""
 
     def __init__(self) -> None:
-        self._held = Conversation()
+        self.held = Conversation()
         self._ids = itertools.count(1)
         self.notifications: list[Json] = []  # those that came while an answer was waited for
 
     async def send(self, message: Any) -> None:
         text = message if isinstance(message, bytes) else json.dumps(message).encode()
-        self._held.sent(text)
+        self.held.sent(text)
         await self.send_text(text)
 
     async def send_text(self, text: bytes) -> None:
@@ -178,7 +180,7 @@ class Connection:
         with trio.fail_after(ANSWER):
             text = await self.receive_text()
         assert text is not None, "the connection was closed"
-        self._held.received(text)
+        self.held.received(text)
         return json.loads(text)
 
     async def answer(self, method: str, params: Any = None) -> Json:
