@@ -356,10 +356,9 @@ async def test_under_systemd_it_lives_where_it_is_told_and_says_when_it_is_ready
             told = await trio.to_thread.run_sync(supervisor.recv, 1000)
             running.api = json.loads((short / "state" / "api.json").read_bytes())  # there, as soon as it is ready
             assert running.api["ipc"] == f"{short}/run/api.sock"
-            peer_id = (await call(running, "status"))["peerId"]
-            assert told.decode() == f"READY=1\nSTATUS=peer {peer_id}"
+            assert told.decode() == "READY=1\nSTATUS=the node is stopped"
             await running.stop()
-            assert supervisor.recv(1000) == b"STOPPING=1"
+            assert supervisor.recv(1000).startswith(b"STOPPING=1\n")
     assert not (short / "not here").exists()
 
 
@@ -499,7 +498,7 @@ async def test_sigusr1_writes_the_task_tree() -> None:
         for task, at in (
             ("fabstird.daemon.run", "fabstird/daemon.py"),
             ("fabstird.p2p.node.Node.run", "fabstird/p2p/connections.py"),
-            ("trio._highlevel_serve_listeners._run_handler", "fabstird/api/ipc.py"),  # our own connection
+            ("trio._highlevel_serve_listeners._run_handler", "fabstird/api/sockets.py"),  # our own connection
         ):
             assert re.search(rf"{re.escape(task)} at \S*{at}:[0-9]+ \S", tree), tree
 
