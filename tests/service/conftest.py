@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LEFT_OUT
-from tests.service.machine import Machine, booted, has_systemd
+from tests.service.machine import PROJECT, Machine, booted, has_systemd
 from tests.service.unit import Service
-
-PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +39,8 @@ def machine(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """With users: ``member`` is in the group fabstir, ``stranger`` is not."""
     with booted(tmp_path_factory.mktemp("machine") / "log") as machine:
         machine.unpack(installed)
-        # The end of a `make install` without DESTDIR
-        machine.shell("systemd-sysusers; systemd-tmpfiles --create fabstird.conf; systemctl daemon-reload")
+        machine.unpack(PROJECT / "scripts", "/root/fabstird/scripts")
+        machine.run("/root/fabstird/scripts/install", "announce")
         machine.shell("useradd --create-home --groups fabstir member; useradd --create-home stranger")
         yield machine
 

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 
 WITH_SYSTEMD = Path(__file__).with_name("with-systemd")
+PROJECT = Path(__file__).parents[2]
 LIFE = 900  # seconds after which it is gone, whatever became of the tests
 BOOT = 60.0
 COMMAND = 90.0  # seconds for one command, on a machine that is busy with other things
@@ -49,10 +50,11 @@ class Machine:
         script = f"mkdir -p $(dirname {place}); umask 077; cat >{place}; chmod {mode:o} {place}"
         self.run("bash", "-euc", script, stdin=data)
 
-    def unpack(self, tree: Path) -> None:
-        """Lay a folder of this machine over the root of that one."""
+    def unpack(self, tree: Path, where: str = "/") -> None:
+        """Lay a folder of this machine over one of that machine."""
         packed = subprocess.run(["tar", "-C", tree, "-c", "."], capture_output=True, check=True)
-        self.run("tar", "-C", "/", "-x", "--no-overwrite-dir", stdin=packed.stdout)
+        self.run("mkdir", "-p", where)
+        self.run("tar", "-C", where, "-x", "--no-overwrite-dir", "--no-same-owner", stdin=packed.stdout)
 
 
 @contextmanager
