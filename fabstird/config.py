@@ -203,6 +203,17 @@ class ApiConfig:
     allowed_origins: tuple[str, ...] = _key((), _strings)
     max_request_bytes: int = _key(1048576, _size)
     max_batch: int = _key(100, _size)
+    max_request_values: int = _key(10000, _size)
+    max_answer_bytes: int = _key(16777216, _size)
+    max_calls: int = _key(64, _size)
+    max_subscriptions: int = _key(128, _size)
+    max_ipc_connections: int = _key(1024, _size)
+    max_http_connections: int = _key(1024, _size)
+    max_send_queue_bytes: int = _key(33554432, _size)
+    send_timeout: int = _key(60000, _duration)
+    header_timeout: int = _key(10000, _duration)
+    body_timeout: int = _key(30000, _duration)
+    idle_timeout: int = _key(60000, _duration)
     max_tokens: int = _key(256, _size)
 
 

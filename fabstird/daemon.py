@@ -47,7 +47,10 @@ logger = log.get_logger("daemon")
 STOPPING = 3.0  # seconds for the node to stop; what has not ended then is cut
 DESCRIPTORS = 64  # that are left to the API, files and the process itself
 LAST_WORDS = 0.2  # seconds for subscribers to read the events of the stop
-LIVE = ("ipc_group_access", "max_tokens")  # keys of [api] that a reload takes over
+LIVE = (  # keys of [api] that a reload takes over
+    *("ipc_group_access", "max_tokens", "max_batch", "max_request_values", "max_answer_bytes", "max_calls"),
+    *("max_subscriptions", "max_ipc_connections", "max_http_connections", "max_send_queue_bytes", "send_timeout"),
+)
 QUIET = (
     PeerConnected,
     PeerDisconnected,
@@ -119,6 +122,7 @@ def _fit_descriptors(settings: Config) -> Config:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    settings = _fit_api(settings, hard)
     connections = settings.connections
     most = max(1, hard - DESCRIPTORS) if hard != resource.RLIM_INFINITY else connections.max
     if connections.max <= most:
@@ -128,6 +132,18 @@ def _fit_descriptors(settings: Config) -> Config:
         connections, max=most, high_water=min(connections.high_water, most), low_water=min(connections.low_water, most)
     )
     return dataclasses.replace(settings, connections=lowered)
+
+
+def _fit_api(settings: Config, hard: int) -> Config:
+    """Half of what the node leaves for each endpoint of the API, if they would take more."""
+    api = settings.api
+    room = max(16, (hard - DESCRIPTORS - settings.connections.max) // 2)
+    if hard == resource.RLIM_INFINITY or max(api.max_ipc_connections, api.max_http_connections) <= room:
+        return settings
+    logger.info("connections to the API are fewer, as the limit of file descriptors wants it", limit=hard, max=room)
+    ipc_most, http_most = min(api.max_ipc_connections, room), min(api.max_http_connections, room)
+    lowered = dataclasses.replace(api, max_ipc_connections=ipc_most, max_http_connections=http_most)
+    return dataclasses.replace(settings, api=lowered)
 
 
 def _identity(data_dir: Path) -> Identity:
@@ -150,7 +166,7 @@ def _identity(data_dir: Path) -> Identity:
 async def _api(launch: Launch, services: Services, activated: Activated) -> AsyncIterator[None]:
     """Every endpoint, and ``api.json`` for as long as they listen."""
     api = services.config.api
-    dispatcher = Dispatcher(METHODS, api.max_batch)
+    dispatcher = Dispatcher(METHODS)
     path = datadir.locate_ipc(api.ipc, launch.data_dir, data_dir_given=launch.data_dir_given)
     if activated.ipc is not None:
         path = Path(activated.ipc.where)

@@ -11,12 +11,15 @@ from typing import Any
 
 import trio
 
+from fabstir_client.errors import FabstirError
+from fabstird.api.errors import as_json, body_too_large, too_slow
 from fabstird.api.fanout import Fanout
 from fabstird.api.framing import frames
 from fabstird.api.guard import App, Scope
 from fabstird.api.guard import caller as caller_of
 from fabstird.api.session import Session
 from fabstird.api.sockets import Outbox
+from fabstird.config import ApiConfig
 from fabstird.log import get_logger
 from fabstird.rpc.access import Caller
 from fabstird.rpc.dispatch import LATER, Call, Dispatcher
@@ -24,16 +27,19 @@ from fabstird.rpc.services import Services
 
 log = get_logger("api.http")
 
-BODY_TIMEOUT = 30  # seconds for a request's body to arrive
 GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1001, 1008, 1011  # WebSocket close codes, RFC 6455
 JSON = b"application/json"
 TEXT = b"text/plain"
 
 
 class _Refused(Exception):
-    def __init__(self, status: HTTPStatus, why: str | None = None) -> None:
-        super().__init__(why or f"{status.value} {status.phrase}")
+    """``why`` in words, or the limit that refuses it."""
+
+    def __init__(self, status: HTTPStatus, why: str | FabstirError) -> None:
+        super().__init__(why)
         self.status = status
+        self.kind, text = (TEXT, why) if isinstance(why, str) else (JSON, as_json(why))
+        self.body = f"{text}\n".encode()
 
 
 class _Gone(Exception):
@@ -72,7 +78,7 @@ class Endpoints:
             await _refuse(send, HTTPStatus.METHOD_NOT_ALLOWED, (b"allow", b"POST"))
             return
         try:
-            body = await _body(receive, self._services.config.api.max_request_bytes)
+            body = await _body(receive, self._services.config.api)
             call = Call(self._services, caller_of("http", scope))
             answer = self._dispatcher.at_once(body, call)
             if answer is LATER:
@@ -80,7 +86,7 @@ class Endpoints:
         except _Gone:
             return
         except _Refused as refused:
-            await _respond(send, refused.status, TEXT, f"{refused}\n".encode(), (b"connection", b"close"))
+            await _respond(send, refused.status, refused.kind, refused.body, (b"connection", b"close"))
             return
         await _respond(send, HTTPStatus.NO_CONTENT if answer is None else HTTPStatus.OK, JSON, answer or b"")
         for then in call.after_reply:
@@ -157,11 +163,12 @@ class Endpoints:
                 await session.receive([message["bytes"] if text is None else text.encode()])
 
 
-async def _body(receive: Any, limit: int) -> bytes:
+async def _body(receive: Any, api: ApiConfig) -> bytes:
     """The whole body. Raises `_Refused` and `_Gone`."""
+    limit = api.max_request_bytes
     parts: list[bytes] = []
     size = 0
-    with trio.move_on_after(BODY_TIMEOUT):
+    with trio.move_on_after(api.body_timeout / 1000):
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -169,12 +176,12 @@ async def _body(receive: Any, limit: int) -> bytes:
             part = message["body"]
             size += len(part)
             if size > limit:
-                raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, body_too_large(limit, size))
             if part:
                 parts.append(part)
             if not message["more_body"]:
                 return b"".join(parts)
-    raise _Refused(HTTPStatus.REQUEST_TIMEOUT)
+    raise _Refused(HTTPStatus.REQUEST_TIMEOUT, too_slow("the body", api.body_timeout, "body_timeout"))
 
 
 async def _refuse(send: Any, status: HTTPStatus, *headers: tuple[bytes, bytes]) -> None:

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
+from fabstird.api.errors import as_json, body_too_large
 from fabstird.log import get_logger
 from fabstird.rpc.access import Caller, Grant
 
@@ -28,6 +29,7 @@ GRANT = "fabstird.grant"  # where the scope of a request holds what its token gr
 class Refusal:
     status: HTTPStatus
     reason: str
+    kind: bytes = b"text/plain; charset=utf-8"
 
 
 class Guard:
@@ -58,7 +60,7 @@ class Guard:
         allowed = {b"access-control-allow-origin": origin, b"vary": b"origin"} if origin and not refusal else {}
         if refusal is not None:
             log.debug("request refused", path=scope["path"], status=refusal.status.value, reason=refusal.reason)
-            await _respond(scope, receive, send, refusal.status, {}, refusal.reason)
+            await _respond(scope, receive, send, refusal.status, {b"content-type": refusal.kind}, refusal.reason)
         elif allowed and scope["type"] == "http" and scope["method"] == "OPTIONS":
             # A preflight carries no token; the request that follows it does.
             preflight = {
@@ -94,9 +96,8 @@ class Guard:
                 return Refusal(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "the content type must be application/json")
             length = _single(headers, b"content-length")
             if length is not None and int(length) > self._max_bytes:
-                return Refusal(
-                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"[api] max_request_bytes allows {self._max_bytes} bytes"
-                )
+                too_large = body_too_large(self._max_bytes, int(length))
+                return Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, as_json(too_large), b"application/json")
         return None
 
 
@@ -147,7 +148,7 @@ async def _respond(
     body = f"{text}\n".encode() if text else b""
     headers = [*extra.items()]
     if status is not HTTPStatus.NO_CONTENT:
-        headers += [(b"content-length", str(len(body)).encode()), (b"content-type", b"text/plain; charset=utf-8")]
+        headers.append((b"content-length", str(len(body)).encode()))
     if status is HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
     if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:

@@ -16,7 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from fabstir_client.errors import Forbidden
-from fabstird.api.endpoints import BODY_TIMEOUT, Endpoints
+from fabstird.api.endpoints import Endpoints
 from fabstird.api.errors import BindError
 from fabstird.api.fanout import Fanout
 from fabstird.api.guard import Guard, caller
@@ -49,7 +49,7 @@ async def serving(
     guarded = Guard(app, services.tokens.find, config.allowed_hosts, config.allowed_origins, config.max_request_bytes)
     with _listening(config, passed) as (sock, where):
         async with trio.open_nursery() as nursery:
-            await nursery.start(_serve, guarded, make_config(config.max_request_bytes), sock, stop)
+            await nursery.start(_serve, guarded, make_config(config), services, sock, stop)
             try:
                 yield where
             finally:
@@ -57,11 +57,17 @@ async def serving(
 
 
 async def _serve(
-    app: Guard, config: object, sock: socket.socket, stop: trio.Event, *, task_status: trio.TaskStatus[None]
+    app: Guard,
+    config: object,
+    services: Services,
+    sock: socket.socket,
+    stop: trio.Event,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     # Shielded: when the daemon is cancelled, `stop` is set by then, and the server ends itself within its bound.
     with trio.CancelScope(shield=True):
-        await serve(app, config, sock, stop=stop, task_status=task_status)  # type: ignore[arg-type]
+        await serve(app, config, services, sock, stop=stop, task_status=task_status)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -98,7 +104,8 @@ def _listening(config: ApiConfig, passed: Passed | None) -> Iterator[tuple[socke
 
 def _make_app(services: Services) -> QuartTrio:
     app = QuartTrio("fabstird", static_folder=None)
-    app.config.update(MAX_CONTENT_LENGTH=services.config.api.max_request_bytes, BODY_TIMEOUT=BODY_TIMEOUT)
+    api = services.config.api
+    app.config.update(MAX_CONTENT_LENGTH=api.max_request_bytes, BODY_TIMEOUT=api.body_timeout / 1000)
     render = exposition(services.counters, services.gauges)
 
     @app.errorhandler(HTTPException)

@@ -13,20 +13,21 @@ from pathlib import Path
 import msgspec
 import trio
 
-from fabstir_client.errors import TooLarge
+from fabstir_client.errors import FabstirError, TooLarge
+from fabstird.api.errors import too_slow
 from fabstird.api.fanout import Fanout
 from fabstird.api.framing import lines
 from fabstird.api.session import Session
 from fabstird.api.sockets import Outbox, receive
 from fabstird.api.unix import listening
+from fabstird.config import ApiConfig
 from fabstird.log import get_logger
 from fabstird.rpc.access import Caller, Grant
 from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.services import Services
+from fabstird.rpc.usage import over
 
 log = get_logger("api.ipc")
-
-LINGER = 5.0  # seconds for the answers of a caller that has stopped sending
 
 
 @asynccontextmanager
@@ -59,15 +60,23 @@ async def serving(
 async def _serve(
     services: Services, dispatcher: Dispatcher, fanout: Fanout, group: int | None, stream: trio.SocketStream
 ) -> None:
-    caller, outbox = _caller(stream.socket, services.ipc_group, group), Outbox(stream.socket)
+    api, usage = services.config.api, services.usage
+    caller = _caller(stream.socket, services.ipc_group, group)
+    outbox = Outbox(stream.socket, api.max_send_queue_bytes, api.send_timeout / 1000)
     async with stream:
+        if usage.ipc >= api.max_ipc_connections:
+            refusal = over("connections to the IPC socket", api.max_ipc_connections, "max_ipc_connections")
+            await _turn_away(outbox, refusal)
+            return
+        usage.ipc += 1
         try:
             async with Session.open(services, dispatcher, caller, outbox, lines, fanout) as session:
-                await _read_lines(session, stream.socket, services.config.api.max_request_bytes)
-                with trio.move_on_after(LINGER):
-                    await session.finish()
+                await _read_lines(session, stream.socket, api)
+                await session.finish()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
             log.debug("a caller has gone", uid=caller.uid, pid=caller.pid)
+        finally:
+            usage.ipc -= 1
 
 
 OWNER = Grant("admin", "the user that runs the daemon")
@@ -109,31 +118,57 @@ def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
-async def _read_lines(session: Session, sock: trio.socket.SocketType, limit: int) -> None:
+async def _read_lines(session: Session, sock: trio.socket.SocketType, api: ApiConfig) -> None:
     """Hand lines to the session, all that have come at once; the last one counts without its newline too, as
     ``printf | nc`` sends it."""
+    limit, patience = api.max_request_bytes, api.body_timeout
     begun = bytearray()  # of a line whose end has not come
-    while data := await receive(sock):
+    since = 0.0  # when it began
+    while True:
+        if not begun:
+            data = await receive(sock)
+        else:
+            with trio.move_on_at(since + patience / 1000) as scope:
+                data = await receive(sock)
+            if scope.cancelled_caught:
+                await _refuse(session.outbox, too_slow("the end of a line", patience, "body_timeout"))
+                return
+        if not data:
+            break
         *whole, rest = data.split(b"\n")
         if whole:
             whole[0] = bytes(begun) + whole[0]
             begun.clear()
+        if rest and not begun:
+            since = trio.current_time()
         begun += rest
         too_long = next((at for at, line in enumerate(whole) if len(line) > limit), None)
         await session.receive([line for line in whole[:too_long] if line and not line.isspace()])
         if too_long is not None:
-            await _refuse(session, limit, len(whole[too_long]))
+            await _refuse(session.outbox, _too_long(limit, len(whole[too_long])))
             return
         if len(begun) > limit:
-            await _refuse(session, limit, len(begun))
+            await _refuse(session.outbox, _too_long(limit, len(begun)))
             return
     if begun.strip():
         await session.receive([bytes(begun)])
 
 
-async def _refuse(session: Session, limit: int, current: int) -> None:
-    error = TooLarge(
-        f"a line of more than {limit} bytes", limit=limit, current=current, configKey="api.max_request_bytes"
-    )
+def _too_long(limit: int, current: int) -> TooLarge:
+    words = f"a line of more than {limit} bytes"
+    return TooLarge(words, limit=limit, current=current, configKey="api.max_request_bytes")
+
+
+async def _refuse(outbox: Outbox, error: FabstirError) -> None:
     answer = {"jsonrpc": "2.0", "error": error.to_error_object(), "id": None}
-    await session.send([msgspec.json.encode(answer)])
+    outbox.write(lines([msgspec.json.encode(answer)]))
+    await outbox.flush()
+
+
+async def _turn_away(outbox: Outbox, error: FabstirError) -> None:
+    """Tell a caller that there is no room; a new socket takes so little at once."""
+    try:
+        with trio.move_on_after(1):
+            await _refuse(outbox, error)
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # it has gone

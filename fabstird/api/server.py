@@ -12,8 +12,10 @@ import math
 import socket
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import h11
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -27,32 +29,38 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import parse_socket_addr, wrap_app
 
+from fabstir_client.errors import FabstirError
+from fabstird.api.errors import as_json, too_slow
 from fabstird.api.guard import App, Scope
-from fabstird.api.sockets import Outbox, receive
+from fabstird.api.sockets import RECEIVE, Outbox, receive
+from fabstird.config import ApiConfig
 from fabstird.log import get_logger
+from fabstird.rpc.services import Services
+from fabstird.rpc.usage import over
 
 log = get_logger("api.server")
 
 GRACE = 0.5  # seconds for requests that are under way when the server stops
-MAX_CONNECTIONS = 1024
+TURNED_AWAY = 64  # connections at a time that are told why they are; others beyond the limit are closed in silence
 CLOSE_FRAME = b"\x88"  # how it begins, RFC 6455
 
 
-def make_config(max_bytes: int) -> Config:
-    """hypercorn's settings; ``max_bytes`` also bounds a WebSocket message, which is then closed with 1009."""
+def make_config(api: ApiConfig) -> Config:
+    """hypercorn's settings; `max_request_bytes` also bounds a WebSocket message, which is then closed with 1009."""
     config = Config()
     config.accesslog = None  # it would show tokens in queries
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
-    config.keep_alive_timeout = 60
+    config.keep_alive_timeout = api.idle_timeout / 1000
     config.graceful_timeout = GRACE
-    config.websocket_max_message_size = max_bytes
+    config.websocket_max_message_size = api.max_request_bytes
     return config
 
 
 async def serve(
     app: Any,
     config: Config,
+    services: Services,
     sock: socket.socket,
     *,
     stop: trio.Event,
@@ -65,17 +73,23 @@ async def serve(
     state: dict[str, Any] = {}
     lifespan = Lifespan(wrapped, config, state)
 
+    turned_away: set[trio.SocketStream] = set()
+
     async def handle(stream: trio.SocketStream) -> None:
-        if len(streams) >= MAX_CONNECTIONS:
-            await trio.aclose_forcefully(stream)
-            return
-        streams.add(stream)
+        limit = services.config.api.max_http_connections
+        among = turned_away if len(streams) >= limit else streams
+        among.add(stream)
+        services.usage.http = len(streams)
         try:
-            await _Connection(wrapped, config, context, state, stream)
+            if among is streams:
+                await _Connection(wrapped, config, services.config.api, context, state, stream)
+            elif len(turned_away) <= TURNED_AWAY:
+                await _turn_away(stream, over("connections over HTTP", limit, "max_http_connections"))
         except Exception:
             log.exception("an HTTP connection failed")
         finally:
-            streams.discard(stream)
+            among.discard(stream)
+            services.usage.http = len(streams)
             await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as outer:
@@ -118,6 +132,26 @@ async def _end(streams: set[trio.SocketStream], scope: trio.CancelScope) -> None
     scope.cancel()
 
 
+async def _turn_away(stream: trio.SocketStream, error: FabstirError) -> None:
+    """Say why, and wait a moment for the client to read it: what it has sent meanwhile would have the answer thrown
+    away."""
+    try:
+        with trio.move_on_after(GRACE):
+            await stream.send_all(_refusal(HTTPStatus.SERVICE_UNAVAILABLE, error))
+            await stream.send_eof()
+            while await stream.receive_some(RECEIVE):
+                pass
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass  # it has gone
+
+
+def _refusal(status: HTTPStatus, error: FabstirError) -> bytes:
+    """A whole response to a request that has not been read."""
+    body = f"{as_json(error)}\n"
+    head = f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\nconnection: close\r\n"
+    return f"{head}content-length: {len(body.encode())}\r\n\r\n{body}".encode()
+
+
 class _Connection(TCPServer):
     """One connection that speaks HTTP/1.1 and nothing else, and ends with its client.
 
@@ -127,9 +161,16 @@ class _Connection(TCPServer):
     """
 
     def __init__(
-        self, app: Any, config: Config, context: WorkerContext, state: dict[str, Any], stream: trio.SocketStream
+        self,
+        app: Any,
+        config: Config,
+        api: ApiConfig,
+        context: WorkerContext,
+        state: dict[str, Any],
+        stream: trio.SocketStream,
     ) -> None:
-        self.outbox = Outbox(stream.socket)
+        self.outbox = Outbox(stream.socket, api.max_send_queue_bytes, api.send_timeout / 1000)
+        self._header_timeout = api.header_timeout
         super().__init__(app, config, context, ConnectionState({**state, "outbox": self.outbox}), stream)  # type: ignore[arg-type]
         self._ended = False  # the client sends nothing more that counts
         self._idle = trio.CancelScope()  # ends when no request has come for so long
@@ -190,15 +231,28 @@ class _Connection(TCPServer):
                 await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
+        begun = math.inf  # when the head of a request that is not whole began to come
         while True:
             try:
-                data = await receive(self.stream.socket)
+                with trio.move_on_at(begun + self._header_timeout / 1000) as scope:
+                    data = await receive(self.stream.socket)
+                if scope.cancelled_caught:
+                    error = too_slow("the head of a request", self._header_timeout, "header_timeout")
+                    await self._send(_refusal(HTTPStatus.REQUEST_TIMEOUT, error))
+                    break
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             await self.protocol.handle(RawData(data))
             if not data:
                 break
+            begun = min(begun, trio.current_time()) if self._in_head() else math.inf
         await self.protocol.handle(Closed())
+
+    def _in_head(self) -> bool:
+        """Whether what has come is a part of a request's head."""
+        http: Any = self.protocol
+        between = http.stream is None and isinstance(http.connection, h11.Connection)
+        return between and bool(http.connection.trailing_data[0])
 
     def _rest(self) -> None:
         self._busy, self._idle.deadline = False, trio.current_time() + self.config.keep_alive_timeout

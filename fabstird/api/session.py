@@ -17,8 +17,9 @@ from fabstird.api.sockets import Outbox
 from fabstird.events import Gap
 from fabstird.rpc.dispatch import LATER, Call, Caller, Dispatcher
 from fabstird.rpc.services import Services
+from fabstird.rpc.usage import over
 
-MAX_CALLS = 64  # in flight on one connection; beyond that its next text is read when one has been answered
+LOOK = 1.0  # seconds between two looks whether a caller is still there that is waited for
 TURN = 64  # calls answered in place before other tasks get a turn
 TURN_BYTES = 65536  # of their answers
 
@@ -42,8 +43,8 @@ class Session:
         self._dispatcher = dispatcher
         self._caller = caller
         self._fanout = fanout
-        self._slots = trio.Semaphore(MAX_CALLS)
-        self._calls = 0
+        self._slots = trio.Semaphore(services.config.api.max_calls)
+        self.calls = 0
         self._idle = trio.Event()
         self._idle.set()
         self._subscriptions: dict[str, Subscription] = {}
@@ -66,9 +67,11 @@ class Session:
         session = cls(services, dispatcher, caller, outbox, framing, fanout)
         async with trio.open_nursery() as nursery:
             session._nursery = nursery
+            services.usage.connections.add(session)
             try:
                 yield session
             finally:
+                services.usage.connections.discard(session)
                 session.unsubscribe_all()
                 nursery.cancel_scope.cancel()
                 for then in session._endings.values():
@@ -95,7 +98,7 @@ class Session:
                 except trio.WouldBlock:
                     await self._reply(answers, then)
                     answers, then, size = [], [], 0
-                    await self._slots.acquire()
+                    await self._slot()
                 self._start(text, call)
                 continue
             then += call.after_reply
@@ -108,9 +111,29 @@ class Session:
                 await trio.lowlevel.checkpoint()
         await self._reply(answers, then)
 
+    async def _slot(self) -> None:
+        """Wait until one more call may be in flight. Who waits does not read, and would not see its caller go."""
+        while True:
+            with trio.move_on_after(LOOK):
+                await self._slots.acquire()
+                return
+            if self.outbox.gone(half_closed=self._caller.transport != "ipc"):
+                raise trio.BrokenResourceError("the caller has gone")
+
     async def finish(self) -> None:
-        """Wait until every call that was received has been answered."""
-        await self._idle.wait()
+        """Wait until every call that was received has been answered, or its caller has closed the connection."""
+        while not self.outbox.gone(half_closed=False):
+            with trio.move_on_after(LOOK):
+                await self._idle.wait()
+                return
+
+    @property
+    def subscriptions(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def waiting(self) -> int:
+        return self.outbox.waiting
 
     async def send(self, messages: Sequence[bytes]) -> None:
         """Returns when they are on their way, whole and in order."""
@@ -129,8 +152,8 @@ class Session:
 
     def _start(self, text: bytes, call: Call) -> None:
         assert self._nursery is not None
-        self._calls += 1
-        if self._calls == 1:
+        self.calls += 1
+        if self.calls == 1:
             self._idle = trio.Event()
         self._nursery.start_soon(self._handle, text, call)
 
@@ -142,15 +165,18 @@ class Session:
             pass  # the caller has gone; its reader sees that too and ends the session
         finally:
             self._slots.release()
-            self._calls -= 1
-            if self._calls == 0:
+            self.calls -= 1
+            if self.calls == 0:
                 self._idle.set()
 
     # ----------------------------------------------------------------------------------------------------------------
     # Subscriptions
 
     def subscribe(self, call: Call, after: int, gap: Gap | None, types: frozenset[str] | None) -> str:
-        """A new subscription; its stream begins once the reply to ``call`` is sent."""
+        """A new subscription; its stream begins once the reply to ``call`` is sent. Raises `LimitExceeded`."""
+        limit = self._services.config.api.max_subscriptions
+        if len(self._subscriptions) >= limit:
+            raise over("subscriptions on this connection", limit, "max_subscriptions", current=len(self._subscriptions))
         self._named += 1
         subscription = Subscription(self._caller.transport, after, types, f"s{self._named}", self, gap)
         self._subscriptions[subscription.label] = subscription

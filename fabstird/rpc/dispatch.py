@@ -45,6 +45,7 @@ from fabstird.metrics import UNKNOWN_METHOD, Counters
 from fabstird.rpc.access import Caller as Caller
 from fabstird.rpc.access import admit
 from fabstird.rpc.services import Services
+from fabstird.rpc.texts import check_values
 
 log = get_logger("rpc")
 
@@ -136,11 +137,10 @@ class _Pass:
 class Dispatcher:
     """Built once from the method table; raises ValueError where two methods have one name."""
 
-    def __init__(self, methods: list[Method], max_batch: int) -> None:
+    def __init__(self, methods: list[Method]) -> None:
         self.methods = {method.name: method for method in methods}
         if len(self.methods) != len(methods):
             raise ValueError("a method is declared twice")
-        self._max_batch = max_batch
         waits = {method.name: inspect.iscoroutinefunction(method.handler) for method in methods}
         self._single = {method.name: (method, waits[method.name]) for method in methods}
         self._registry: dict[str, Callable[..., Result]] = {
@@ -151,6 +151,8 @@ class Dispatcher:
     def at_once(self, text: bytes, call: Call) -> bytes | Later | None:
         """The answer, where it is there without waiting: to a well-formed single call of a method that is a plain
         function. Else `LATER`: nothing has been done, and the text is for `dispatch`."""
+        if len(text) > call.services.config.api.max_request_values:
+            return LATER  # `dispatch` looks at it before it is parsed
         request = _well_formed_single(text)
         if request is None:
             return LATER
@@ -159,15 +161,19 @@ class Dispatcher:
             return LATER
         item = _recorded(method, waits, request)
         _run_plain(item, call)
-        return _single_answer(item, request)
+        return _single_answer(item, request, call)
 
     async def dispatch(self, text: bytes, call: Call) -> bytes | None:
         """The answer to one text; None where there is none to give, because it held only notifications."""
+        try:
+            check_values(text, call.services.config.api.max_request_values)
+        except TooLarge as error:
+            return _refused(error, call)
         request = _well_formed_single(text)
         if request is not None and (found := self._single.get(request.method)):
             item = _recorded(*found, request)
             await _run(item, call)
-            return _single_answer(item, request)
+            return _single_answer(item, request, call)
         return await self.dispatch_any(text, call)
 
     async def dispatch_any(self, text: bytes, call: Call) -> bytes | None:
@@ -176,11 +182,12 @@ class Dispatcher:
             parsed = msgspec.json.decode(text)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return _refused(ParseError(f"Parse error: {_first_line(error)}"), call)
-        if isinstance(parsed, list) and len(parsed) > self._max_batch:
+        max_batch = call.services.config.api.max_batch
+        if isinstance(parsed, list) and len(parsed) > max_batch:
             return _refused(
                 TooLarge(
-                    f"a batch of {len(parsed)} calls; {self._max_batch} are allowed",
-                    limit=self._max_batch,
+                    f"a batch of {len(parsed)} calls; {max_batch} are allowed",
+                    limit=max_batch,
                     current=len(parsed),
                     configKey="api.max_batch",
                 ),
@@ -197,8 +204,9 @@ class Dispatcher:
             return None
         counters = call.services.counters
         if isinstance(responses, list):
-            return _encode([_wire(response, counters) for response in responses]) if responses else None
-        return _encode(_wire(responses, counters))
+            return _batch([_wire(response, counters) for response in responses], call) if responses else None
+        answer = _wire(responses, counters)
+        return _fitting(_encode(answer), answer["id"], call)
 
     async def _run_all(self, recorded: list[_Recorded], call: Call) -> None:
         if len(recorded) == 1:
@@ -233,10 +241,29 @@ def _recorded(method: Method, waits: bool, request: _Request) -> _Recorded:
     return _Recorded(method, waits, (), params if type(params) is dict else {}, id=identity)
 
 
-def _single_answer(item: _Recorded, request: _Request) -> bytes | None:
+def _single_answer(item: _Recorded, request: _Request, call: Call) -> bytes | None:
     if request.id is msgspec.UNSET:
         return None
-    return _encode({"jsonrpc": "2.0", **item.outcome, "id": request.id})
+    return _fitting(_encode({"jsonrpc": "2.0", **item.outcome, "id": request.id}), request.id, call)
+
+
+def _batch(answers: list[dict[str, Any]], call: Call) -> bytes:
+    """The answers to a batch in one; those that would make it too large are errors instead."""
+    parts: list[bytes] = []
+    size = 0
+    for answer in answers:
+        parts.append(_fitting(_encode(answer), answer["id"], call, size))
+        size += len(parts[-1])
+    return b"[" + b",".join(parts) + b"]"
+
+
+def _fitting(answer: bytes, identity: Any, call: Call, before: int = 0) -> bytes:
+    """The answer, or an error in its place where it is too large, after ``before`` bytes of the same batch."""
+    limit, size = call.services.config.api.max_answer_bytes, before + len(answer)
+    if size <= limit:
+        return answer
+    words = f"the call was carried out, but its answer would have {size} bytes; [api] max_answer_bytes allows {limit}"
+    return _encode(_error(identity, TooLarge(words, limit=limit, current=size, configKey="api.max_answer_bytes")))
 
 
 async def _run(item: _Recorded, call: Call) -> None:

@@ -22,6 +22,7 @@ from fabstird.rpc.access import LEVELS, Grant
 from fabstird.rpc.audit import KEPT as AUDIT_KEPT
 from fabstird.rpc.audit import Audit
 from fabstird.rpc.tokens import Tokens
+from fabstird.rpc.usage import Usage
 
 
 @dataclass(slots=True)
@@ -37,6 +38,7 @@ class Services:
     access: Mapping[str, Access] = field(default_factory=dict)  # what each method needs
     canary: Canary = field(default_factory=Canary)
     audit: Audit = field(default_factory=Audit)
+    usage: Usage = field(default_factory=Usage)
     ipc_group: Grant = field(init=False)  # of the members of the IPC socket's group; a reload changes it
 
     def __post_init__(self) -> None:
@@ -100,11 +102,17 @@ class Services:
         return {name: Bound(current, limit) for name, (current, limit) in self._bounds().items()}
 
     def _bounds(self) -> dict[str, tuple[int, int]]:
+        api, usage = self.config.api, self.usage
         return {
             **self.node.bounds(),
             "auditEntries": (len(self.audit), AUDIT_KEPT),
             "events": (self.events.head + 1 - self.events.oldest, self.config.events.history),
-            "tokens": (len(self.tokens), self.config.api.max_tokens),
+            "tokens": (len(self.tokens), api.max_tokens),
+            "ipcConnections": (usage.ipc, api.max_ipc_connections),
+            "httpConnections": (usage.http, api.max_http_connections),
+            "calls": (usage.calls(), api.max_calls),
+            "subscriptions": (usage.subscriptions(), api.max_subscriptions),
+            "sendQueueBytes": (usage.waiting(), api.max_send_queue_bytes),
             "fileDescriptors": (len(os.listdir("/proc/self/fd")), resource.getrlimit(resource.RLIMIT_NOFILE)[0]),
         }
 

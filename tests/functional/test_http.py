@@ -80,7 +80,8 @@ WORDS = {
     "origin": "this Origin is not in [api] allowed_origins",
     "token": "needs Authorization: Bearer <api.token>",
     "type": "the content type must be application/json",
-    "size": f"[api] max_request_bytes allows {LIMIT} bytes",
+    "size": f'{{"message":"a body of more than {LIMIT} bytes","code":"TOO_LARGE","retryable":false,"limit":{LIMIT},'
+    f'"current":{LIMIT + 1},"configKey":"api.max_request_bytes"}}',
 }
 
 

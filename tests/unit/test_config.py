@@ -19,6 +19,11 @@ from fabstird.config import Config, ConfigError, NodeConfig, load, override_node
 
 PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
+API_SIZES = (
+    *("max_request_values", "max_answer_bytes", "max_calls", "max_subscriptions", "max_ipc_connections"),
+    *("max_http_connections", "max_send_queue_bytes"),
+)
+
 # CONTRACT, section 2
 CONTRACT = """
 [node]
@@ -198,6 +203,8 @@ WRONG = [
     ("api.allowed_origins", {}, "must be an array of strings, not {}"),
     ("api.max_request_bytes", 0, f"{WHOLE}, not 0"),
     ("api.max_batch", 0, f"{WHOLE}, not 0"),
+    *[(f"api.{key}", 0, f"{WHOLE}, not 0") for key in API_SIZES],
+    *[(f"api.{key}_timeout", 0, f"{MILLISECONDS}, not 0") for key in ("send", "header", "body", "idle")],
     ("api.max_tokens", 0, f"{WHOLE}, not 0"),
     ("api.ipc_group_access", "none", 'must be one of read, write, admin, not "none"'),
     ("events.history", 0, f"{WHOLE}, not 0"),

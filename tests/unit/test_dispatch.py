@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 import trio
@@ -20,12 +21,13 @@ from hypothesis import strategies as st
 from fabstir_client.errors import DialFailed, LimitExceeded
 from fabstir_client.types import Params
 from fabstird import log
-from fabstird.config import Config, NodeConfig
+from fabstird.config import ApiConfig, Config, NodeConfig
 from fabstird.events import EventLog
 from fabstird.identity import Identity
 from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node
+from fabstird.rpc import dispatch as dispatching
 from fabstird.rpc.access import Caller, Grant
 from fabstird.rpc.dispatch import BATCH_CONCURRENCY, Call, Dispatcher, Method
 from fabstird.rpc.services import Services
@@ -145,7 +147,7 @@ METHODS = [
 
 
 def call(config: Config | None = None, grant: Grant | None = None) -> Call:
-    config = config or Config()
+    config = config or Config(api=ApiConfig(max_batch=MAX_BATCH))
     events, counters = EventLog(10), Counters()
     node = Node(config, Identity.from_seed(bytes(32)), events, counters, Book(Path("never written")))
     tokens = Tokens(Path("never written"), "no token of anybody", lambda: 0)
@@ -154,7 +156,7 @@ def call(config: Config | None = None, grant: Grant | None = None) -> Call:
 
 
 async def dispatch(text: bytes, into: Call | None = None) -> bytes | None:
-    return await Dispatcher(METHODS, MAX_BATCH).dispatch(text, into or call())
+    return await Dispatcher(METHODS).dispatch(text, into or call())
 
 
 async def ask(text: str | bytes, into: Call | None = None) -> Any:
@@ -317,10 +319,10 @@ async def test_what_is_no_request(text: str) -> None:
         b'{"jsonrpc": "2.0", "method": "get_data", "id": "\\ud800"}',
         b'\xef\xbb\xbf{"jsonrpc": "2.0", "method": "get_data", "id": 1}',
         '{"jsonrpc": "2.0", "method": "get_data", "id": 1}'.encode("utf-16"),
-        b"[" * 100_000,
-        b"[" * 100_000 + b"]" * 100_000,
-        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        b'{"jsonrpc": "2.0", "method": "get_data", "id": 1, "params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b"[" * 5_000,
+        b"[" * 5_000 + b"]" * 5_000,
+        b'{"a":' * 5_000 + b"1" + b"}" * 5_000,
+        b'{"jsonrpc": "2.0", "method": "get_data", "id": 1, "params": ' + b"[" * 5_000 + b"]" * 5_000 + b"}",
     ],
 )
 async def test_what_is_no_json(text: bytes) -> None:
@@ -328,6 +330,64 @@ async def test_what_is_no_json(text: bytes) -> None:
     assert (code(answer), answer["id"]) == (-32700, None)
     assert answer["error"]["message"].startswith("Parse error")
     assert "\n" not in answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" + b"1," * 10_000 + b"1]",
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"jsonrpc": "2.0", "method": "get_data", "id": 1, "params": [' + b"[]," * 10_000 + b"1]}",
+        b'{"jsonrpc": "2.0", "method": "start", "id": 1, "params": {"config": {' + b'"a":1,' * 10_000 + b'"a":1}}}',
+    ],
+)
+async def test_too_many_values_are_refused_before_they_are_parsed(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work, not time: no parser is called at all."""
+    monkeypatch.setattr(dispatching, "_decode_request", pytest.fail)
+    monkeypatch.setattr(dispatching, "dispatch_to_response", pytest.fail)
+    monkeypatch.setattr(msgspec.json, "decode", pytest.fail)
+    answer = await ask(text)
+    assert (code(answer), answer["id"]) == (-32003, None)
+    data = answer["error"]["data"]
+    assert (data["limit"], data["configKey"]) == (10_000, "api.max_request_values")
+    assert data["current"] > 10_000
+    assert Dispatcher(METHODS).at_once(text, call()) is dispatching.LATER
+
+
+@pytest.mark.parametrize("filler", [b",", b"[", b"{", b'\\"', b"\\\\"])
+async def test_what_is_in_a_string_is_one_value(filler: bytes) -> None:
+    """However much of it looks like values: a payload of 100,000 commas is no work."""
+    text = b'{"jsonrpc": "2.0", "method": "take", "id": 1, "params": ["' + filler * 100_000 + b'"]}'
+    assert (await ask(text))["result"]["text"] == json.loads(b'"' + filler * 100_000 + b'"')
+
+
+async def test_a_string_without_end_does_not_make_the_count_slow_or_wrong() -> None:
+    """Such patterns are where regular expressions go quadratic."""
+    texts = (b'"' + b"\\" * 1_000_000, b'["' + b",[{" * 300_000, b'"' * 1_000_000, b'",' * 300_000 + b'"')
+    for text in texts:
+        with trio.fail_after(10):
+            assert code(await ask(text)) in (-32700, -32003)
+
+
+async def test_an_answer_that_is_too_large_is_an_error() -> None:
+    into = call(Config(api=ApiConfig(max_answer_bytes=300)))
+    text = '{"jsonrpc": "2.0", "method": "take", "params": ["%s"], "id": "a"}'
+    assert (await ask(text % ("x" * 100), into))["result"]["text"] == "x" * 100
+    answer = await ask(text % ("x" * 300), into)
+    assert (code(answer), answer["id"]) == (-32003, "a")
+    data = answer["error"]["data"]
+    assert (data["limit"], data["configKey"], data["current"] > 300) == (300, "api.max_answer_bytes", True)
+
+
+async def test_answers_of_a_batch_that_do_not_fit_are_errors() -> None:
+    into = call(Config(api=ApiConfig(max_answer_bytes=400)))
+    text = '{"jsonrpc": "2.0", "method": "take", "params": ["%s"], "id": %d}'
+    answers = await ask("[" + ",".join(text % ("x" * 100, number) for number in range(3)) + "]", into)
+    assert [answer["id"] for answer in answers] == [0, 1, 2]
+    assert ["result" in answer for answer in answers] == [True, True, False]
+    assert code(answers[2]) == -32003
 
 
 async def test_deep_nesting_that_can_be_parsed_is_a_wrong_parameter() -> None:
@@ -495,7 +555,7 @@ async def test_a_changing_call_is_logged_with_its_caller(lines: io.StringIO) -> 
 
 def test_one_name_is_one_method() -> None:
     with pytest.raises(ValueError, match="declared twice"):
-        Dispatcher([*METHODS, METHODS[0]], MAX_BATCH)
+        Dispatcher([*METHODS, METHODS[0]])
 
 
 # --------------------------------------------------------------------------------------------------------------------

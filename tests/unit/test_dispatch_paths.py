@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from fabstird.rpc.dispatch import LATER, Call, Dispatcher, Method
 from tests.unit.test_dispatch import (
-    MAX_BATCH,
     METHODS,
     Everything,
     Nothing,
@@ -58,7 +57,7 @@ PLAIN = [
     Method("plain.defect", Nothing, None, "", defect),
 ]
 WAITING = [method for method in METHODS if method.name not in ("forever", "wait", "enter")]
-DISPATCHER = Dispatcher([*WAITING, *PLAIN], MAX_BATCH)
+DISPATCHER = Dispatcher([*WAITING, *PLAIN])
 LOG_ID = re.compile(rb'"logId":"[0-9a-f]{16}"')
 
 
