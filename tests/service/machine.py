@@ -32,8 +32,17 @@ class Machine:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside; what it printed is text, both streams apart."""
         home = "/root" if user == "root" else f"/home/{user}"
-        inside = ["nsenter", f"--target={self.pid}", "--all", "--root", "--wd=/"]
-        inside += ["env", "-i", f"PATH={PATH}", f"HOME={home}", "LC_ALL=C.UTF-8", "COLUMNS=400", "SYSTEMD_PAGER="]
+        inside = ["nsenter", f"--target={self.pid}", "--all", "--root"]
+        inside += [
+            "env",
+            "--chdir=/",
+            "-i",
+            f"PATH={PATH}",
+            f"HOME={home}",
+            "LC_ALL=C.UTF-8",
+            "COLUMNS=400",
+            "SYSTEMD_PAGER=",
+        ]
         if user != "root":
             inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         ran = subprocess.run([*inside, *command], input=stdin, capture_output=True, timeout=COMMAND, check=False)
