@@ -65,15 +65,15 @@ def cable() -> Iterator[Cable]:
 
 
 @contextmanager
-def lan(count: int) -> Iterator[list[Machine]]:
-    """So many machines at one switch, all in 192.0.2.0/24, which nothing else can reach. Needs root."""
+def lan(count: int, network: str = "192.0.2") -> Iterator[list[Machine]]:
+    """So many machines at one switch, all in one /24, which nothing else can reach. Needs root."""
     with ExitStack() as stack:
         switch = Machine(stack.enter_context(namespace()), "switch", "")
         switch.ip("link", "add", "switch", "type", "bridge")
         switch.ip("link", "set", "switch", "up")
         machines = []
         for number in range(1, count + 1):
-            machine = Machine(stack.enter_context(namespace()), "lan", f"192.0.2.{number}")
+            machine = Machine(stack.enter_context(namespace()), "lan", f"{network}.{number}")
             port = f"port{number}"
             veth = ("link", "add", machine.interface, "type", "veth", "peer", "name", port, "netns", str(switch.pid))
             machine.ip(*veth)
@@ -81,8 +81,35 @@ def lan(count: int) -> Iterator[list[Machine]]:
             machine.ip("address", "add", f"{machine.address}/24", "dev", machine.interface)
             machine.ip("link", "set", "lo", "up")
             machine.ip("link", "set", machine.interface, "up")
+            # js-libp2p multicasts where the routes lead; a machine without any route for it would be no real one
+            machine.ip("route", "add", "224.0.0.0/4", "dev", machine.interface)
             machines.append(machine)
         yield machines
+
+
+NAT = """
+table ip nat { chain out { type nat hook postrouting priority srcnat; oifname "lan" masquerade; }; }
+table ip filter { chain through { type filter hook forward priority filter; policy drop;
+    iifname "inside" accept; ct state established,related accept; }; }
+"""  # of a router at home: whoever is inside gets out, nobody gets in who was not asked
+
+
+@contextmanager
+def behind_a_nat(count: int) -> Iterator[tuple[Machine, list[Machine]]]:
+    """A machine at home, 10.0.0.2, and so many in the Internet outside: addresses of theirs look public to libp2p, but
+    nothing leaves these namespaces. Needs root and nftables."""
+    with lan(count + 1, "45.32.1") as (router, *outside), namespace() as pid:
+        inside = Machine(pid, "home", "10.0.0.2")
+        router.ip("link", "add", "inside", "type", "veth", "peer", "name", inside.interface, "netns", str(pid))
+        router.ip("address", "add", "10.0.0.1/24", "dev", "inside")
+        router.ip("link", "set", "inside", "up")
+        inside.ip("address", "add", f"{inside.address}/24", "dev", inside.interface)
+        inside.ip("link", "set", "lo", "up")
+        inside.ip("link", "set", inside.interface, "up")
+        inside.ip("route", "add", "default", "via", "10.0.0.1")
+        subprocess.run([*router.run, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], check=True)
+        subprocess.run([*router.run, "nft", "-f", "-"], input=NAT.encode(), check=True)
+        yield inside, outside
 
 
 @contextmanager

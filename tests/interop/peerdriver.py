@@ -232,15 +232,21 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def run_peer(
-    name: str, command: Sequence[str | os.PathLike[str]], *, ready_timeout: float = READY_TIMEOUT, **options: Any
+    name: str,
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    ready_timeout: float = READY_TIMEOUT,
+    prefix: Sequence[str] = (),
+    **options: Any,
 ) -> AsyncIterator[Peer]:
-    """Starts `command` with `options` as its last argument in JSON, and yields the peer once it is ready.
+    """Starts `command` with `options` as its last argument in JSON, and yields the peer once it is ready. `prefix` is a
+    command that runs it in other circumstances (`nsenter …`).
 
     What the body raises leaves here as it is, not inside an exception group.
     """
     given = json.dumps({key: value for key, value in options.items() if value is not None})
     process = await trio.lowlevel.open_process(
-        [*(os.fspath(part) for part in command), given],
+        [*prefix, *(os.fspath(part) for part in command), given],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

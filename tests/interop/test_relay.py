@@ -1,0 +1,113 @@
+"""A daemon behind a NAT, reached through a go relay (circuit relay v2). The NAT is the test's own: three network
+namespaces and nftables."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+import trio
+
+from fabstir_client.errors import DialFailed
+from fabstird.identity import Identity
+from tests.faults.cable import behind_a_nat
+from tests.interop.daemon import Daemon, fabstird
+from tests.interop.gopeer import go_peer
+from tests.interop.peerdriver import Peer
+
+pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("nat", "go")]
+
+LISTEN = ["/ip4/0.0.0.0/tcp/4001"]
+SOON = 30.0  # seconds, on a machine that is busy with other things
+SEED = "11" * 32  # of a relay that is restarted
+RELAY = Identity.from_seed(bytes.fromhex(SEED)).peer_id
+
+
+@pytest.fixture(scope="session")
+def nat(root: None) -> None:
+    if shutil.which("nft") is None:
+        if "root" in os.environ.get("FABSTIR_REQUIRE", ""):
+            pytest.fail("FABSTIR_REQUIRE asks for root, and there is no `nft` here (package nftables)", pytrace=False)
+        pytest.skip("left out: there is no `nft` here (package nftables)")
+
+
+async def circuit(daemon: Daemon, relay: Peer) -> str:
+    """The daemon's address at the relay, once it has one."""
+    for _ in range(int(SOON * 10)):
+        addresses = await daemon.call("addresses")
+        for address in addresses["announced"]:
+            if f"/p2p/{relay.peer_id}/p2p-circuit" in address:
+                return str(address)
+        await trio.sleep(0.1)  # then look again
+    raise AssertionError(f"no reservation within {SOON} s: {addresses}{daemon.last_words()}")
+
+
+async def withdrawn(daemon: Daemon) -> None:
+    """Returns once it announces no relay any more."""
+    for _ in range(int(SOON * 10)):
+        addresses = await daemon.call("addresses")
+        if not any("p2p-circuit" in address for address in addresses["announced"]):
+            return
+        await trio.sleep(0.1)  # then look again
+    raise AssertionError(f"still announced after {SOON} s: {addresses}{daemon.last_words()}")
+
+
+async def test_a_daemon_behind_a_nat_is_reached_through_a_relay() -> None:
+    with behind_a_nat(3) as (home, (relaying, here, elsewhere)):
+        async with go_peer(listen=LISTEN, relay="server", prefix=relaying.run) as relay:
+            (at,) = [address for address in relay.addresses if relaying.address in address]
+            async with (
+                fabstird(prefix=home.run, settings={"relay.nodes": [at]}, listen_addresses=LISTEN) as hidden,
+                fabstird(prefix=here.run, listen_addresses=LISTEN, dial_timeout=2000) as daemon,
+                go_peer(listen=LISTEN, prefix=elsewhere.run) as peer,
+            ):
+                # not directly: neither at its own address nor at its router's
+                for address in ("/ip4/10.0.0.2/tcp/4001", "/ip4/45.32.1.1/tcp/4001"):
+                    with pytest.raises(DialFailed):
+                        await daemon.call("connect", address=f"{address}/p2p/{hidden.peer_id}")
+                address = await circuit(hidden, relay)
+
+                connected = await daemon.call("connect", address=address)
+                assert connected["address"] == address
+                assert (await daemon.call("ping", peerId=hidden.peer_id))["rtt"] > 0
+                await hidden.wait_event("peer:identify", peerId=daemon.peer_id)
+                entry = await hidden.peer(daemon.peer_id)
+                assert entry is not None
+                (connection,) = entry["connections"]
+                assert connection["transport"] == "p2p-circuit"
+                assert connection["direction"] == "inbound"
+                assert connection["address"].endswith(f"/p2p/{relay.peer_id}/p2p-circuit/p2p/{daemon.peer_id}")
+
+                await peer.call("dial", address=address)
+                await hidden.wait_event("peer:connect", peerId=peer.peer_id)
+                assert (await peer.call("ping", peerId=hidden.peer_id))["rtt"] > 0
+                assert (await hidden.call("ping", peerId=peer.peer_id))["rtt"] > 0
+
+                await daemon.call("disconnect", peerId=hidden.peer_id)
+                gone = await hidden.wait_event("peer:disconnect", peerId=daemon.peer_id)
+                assert gone["reason"] == "closed_by_peer"
+                for one in (hidden, daemon):
+                    assert one.warnings() == []
+
+
+async def test_the_relay_s_end_ends_what_it_carries() -> None:
+    with behind_a_nat(2) as (home, (relaying, here)):
+        settings = {"relay.nodes": ["/ip4/45.32.1.2/tcp/4001/p2p/" + RELAY]}
+        retrying = {"retry_delay": 100, "keepalive_interval": 300, "dial_timeout": 2000}
+        async with (
+            fabstird(prefix=home.run, settings=settings, listen_addresses=LISTEN, **retrying) as hidden,
+            fabstird(prefix=here.run, listen_addresses=LISTEN) as daemon,
+        ):
+            for number in range(1, 3):  # a relay that was away is used again when it is back
+                async with go_peer(listen=LISTEN, relay="server", seed=SEED, prefix=relaying.run) as relay:
+                    address = await circuit(hidden, relay)
+                    await daemon.call("connect", address=address)
+                    await hidden.wait_event("peer:connect", count=number, peerId=daemon.peer_id)
+                    relay.kill()
+                    for one, other in ((hidden, daemon), (daemon, hidden)):
+                        gone = await one.wait_event("peer:disconnect", count=number, peerId=other.peer_id)
+                        assert gone["reason"] in ("reset", "closed_by_peer")
+                await withdrawn(hidden)
+                with pytest.raises(DialFailed):
+                    await daemon.call("connect", address=address)
