@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client import types, types_access, types_debug, types_dht, types_streams
+from fabstir_client import types, types_access, types_debug, types_dht, types_fabstir, types_streams
 from fabstir_client.errors import InvalidConfig
 from fabstir_client.protocol import DEFAULT_BOUND, MARGIN, Call, result_decoder
 
@@ -52,6 +52,9 @@ _found_value = result_decoder(types_dht.FoundValue)
 _stored_value = result_decoder(types_dht.StoredValue)
 _forgotten_key = result_decoder(types_dht.Forgotten)
 _dht_status = result_decoder(types_dht.DhtStatus)
+_announced = result_decoder(types_fabstir.Announced)
+_withdrawn = result_decoder(types_fabstir.Withdrawn)
+_discovered = result_decoder(types_fabstir.Discovered)
 _object = result_decoder(dict[str, Any])
 _anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 _raw = result_decoder(msgspec.Raw)
@@ -244,6 +247,27 @@ def dht_forget(key: str, encoding: types_dht.KeyEncoding | None) -> Call[types_d
 
 def dht_status() -> Call[types_dht.DhtStatus]:
     return Call("dht.status", types.NoParams(), _dht_status)
+
+
+def announce(
+    capabilities: Sequence[str], metadata: Mapping[str, Any] | None, timeout: int | None
+) -> Call[types_fabstir.Announced]:
+    told = None if metadata is None else dict(metadata)
+    # Each record has this long, and they go eight at a time
+    rounds = 1 + (2 * len(capabilities)) // 8
+    params = types_fabstir.AnnounceParams(list(capabilities), told, timeout)
+    return Call("fabstir.announce", params, _announced, rounds * bound(timeout))
+
+
+def withdraw(capabilities: Sequence[str]) -> Call[types_fabstir.Withdrawn]:
+    return Call("fabstir.withdraw", types_fabstir.WithdrawParams(list(capabilities)), _withdrawn)
+
+
+def discover(
+    model: str, filters: types_fabstir.DiscoverFilters | None, force_refresh: bool, timeout: int | None
+) -> Call[types_fabstir.Discovered]:
+    params = types_fabstir.DiscoverParams(model, filters, force_refresh or None, timeout)
+    return Call("fabstir.discover", params, _discovered, bound(timeout))
 
 
 def subscribe(kinds: Sequence[str] | None, after: int | None, epoch: str | None) -> Call[types.SubscribeResult]:

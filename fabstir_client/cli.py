@@ -157,6 +157,13 @@ def _parser() -> argparse.ArgumentParser:
     requesting.add_argument("--framing", choices=("u32be", "uvarint", "none"), help="default: uvarint")
     requesting.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
     add_access_commands(command, nested)
+    discovering = command("discover", "nodes that serve a model, the best first")
+    discovering.add_argument("model", metavar="MODEL", help="its name")
+    discovering.add_argument("--max-price", metavar="N", help="an integer per token, as the nodes count it")
+    discovering.add_argument("--max-latency", type=_positive, metavar="MS", help="as measured here")
+    discovering.add_argument("--min-reputation", type=_seconds, metavar="N", help="0 to 100, as the node says")
+    discovering.add_argument("--refresh", action="store_true", help="search even where an answer is remembered")
+    discovering.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
     calling = command("call", "call any method")
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument("params", metavar="JSON", nargs="?", type=_json, help="its parameters: an object or an array")
@@ -251,6 +258,11 @@ def _call(target: Target, args: argparse.Namespace) -> int:
         params = {"peerId": args.peer, "protocol": args.protocol, "data": base64.b64encode(message).decode()}
         if args.framing is not None:
             params["framing"] = args.framing
+    elif method == "discover":
+        method, params = "fabstir.discover", {"model": args.model}
+        filters = {"maxPrice": args.max_price, "maxLatency": args.max_latency, "minReputation": args.min_reputation}
+        given = {name: value for name, value in filters.items() if value is not None}
+        params |= ({"filters": given} if given else {}) | ({"forceRefresh": True} if args.refresh else {})
     elif method in PEER:
         names = ("target", "address", "tag", "value", "duration", "reason")
         params = {name: getattr(args, name) for name in names if getattr(args, name, None) is not None}

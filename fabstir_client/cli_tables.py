@@ -149,6 +149,29 @@ def _ping(result: dict[str, Any]) -> str:
     return f"{clean(result['peerId'])} answered in {result['rtt']:.2f} ms"
 
 
+def _discovered(result: dict[str, Any]) -> str:
+    rows = [
+        (
+            node["peerId"],
+            "-" if node.get("reputation") is None else f"{node['reputation']:g}",
+            "-" if node.get("latency") is None else f"{node['latency']:.1f} ms",
+            node.get("pricePerToken") or "-",
+            "node" if node["byOwner"] else "others" if node.get("metadata") else "-",
+            node["addresses"][0] if node["addresses"] else "-",
+        )
+        for node in result["nodes"]
+    ]
+    head = ("NODE", "REPUTATION", "LATENCY", "PRICE", "TOLD BY", "ADDRESS")
+    words = {"filtered": "left out by filters", "malformed": "skipped for malformed metadata"}
+    notes = [f"{result[key]} {text}" for key, text in words.items() if result[key]]
+    if result["cached"]:
+        notes.append(f"remembered from {duration(result['age'])} ago")
+    if not result["complete"]:
+        notes.append("the search did not come to its end")
+    shown = table(head, rows) if rows else f"no node serves {clean(result['model'])}"
+    return shown + (f"\n({'; '.join(notes)})" if notes else "")
+
+
 def _answer(result: dict[str, Any]) -> str:
     """The answer as text, line by line; what is no text stays base64."""
     import base64
@@ -250,6 +273,7 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "disconnect": _disconnected,
     "ping": _ping,
     "request": _answer,
+    "discover": _discovered,
     "explain": _explain,
     "keep": _kept,
     "forget": _forgotten,

@@ -11,7 +11,7 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from fabstir_client import calls, types, types_access, types_debug, types_dht, types_streams
+from fabstir_client import calls, types, types_access, types_debug, types_dht, types_fabstir, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.errors import ClientTimeout, ConnectionLost, FabstirError
@@ -349,6 +349,26 @@ class Client:
     async def dht_status(self) -> types_dht.DhtStatus:
         """How the DHT stands."""
         return await self._run(calls.dht_status())
+
+    async def announce(
+        self, capabilities: Sequence[str], metadata: Mapping[str, Any] | None = None, timeout: int | None = None
+    ) -> types_fabstir.Announced:
+        """Announce by the Fabstir scheme what this node can do, until `withdraw`."""
+        return await self._run(calls.announce(capabilities, metadata, timeout))
+
+    async def withdraw(self, capabilities: Sequence[str]) -> types_fabstir.Withdrawn:
+        """Announce it no more."""
+        return await self._run(calls.withdraw(capabilities))
+
+    async def discover(
+        self,
+        model: str,
+        filters: types_fabstir.DiscoverFilters | None = None,
+        force_refresh: bool = False,
+        timeout: int | None = None,
+    ) -> types_fabstir.Discovered:
+        """Nodes that serve a model, the best first; remembered for five minutes, unless ``force_refresh``."""
+        return await self._run(calls.discover(model, filters, force_refresh, timeout))
 
     async def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

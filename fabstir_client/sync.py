@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fabstir_client import calls, types, types_access, types_debug, types_dht, types_streams
+from fabstir_client import calls, types, types_access, types_debug, types_dht, types_fabstir, types_streams
 from fabstir_client.cursor import SILENCE
 from fabstir_client.discovery import StrPath, Target
 from fabstir_client.protocol import Call, Session, T
@@ -291,6 +291,26 @@ class Client:
     def dht_status(self) -> types_dht.DhtStatus:
         """How the DHT stands."""
         return self._run(calls.dht_status())
+
+    def announce(
+        self, capabilities: Sequence[str], metadata: Mapping[str, Any] | None = None, timeout: int | None = None
+    ) -> types_fabstir.Announced:
+        """Announce by the Fabstir scheme what this node can do, until `withdraw`."""
+        return self._run(calls.announce(capabilities, metadata, timeout))
+
+    def withdraw(self, capabilities: Sequence[str]) -> types_fabstir.Withdrawn:
+        """Announce it no more."""
+        return self._run(calls.withdraw(capabilities))
+
+    def discover(
+        self,
+        model: str,
+        filters: types_fabstir.DiscoverFilters | None = None,
+        force_refresh: bool = False,
+        timeout: int | None = None,
+    ) -> types_fabstir.Discovered:
+        """Nodes that serve a model, the best first; remembered for five minutes, unless ``force_refresh``."""
+        return self._run(calls.discover(model, filters, force_refresh, timeout))
 
     def config(self) -> dict[str, Any]:
         """The daemon's effective configuration, under the keys of its file."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from fabstird.p2p.dht.commands import DhtCommands
     from fabstird.p2p.dht.kept import Kept
     from fabstird.p2p.host import Host, Limits
+    from fabstird.p2p.market import Market
     from fabstird.p2p.mdns import Mdns
     from fabstird.p2p.relay import Relays
     from fabstird.p2p.streams import Protocols
@@ -68,6 +69,7 @@ class _Running:
     started_at: int  # ms, wall clock
     opened: float  # s, steady clock
     dht: DhtCommands | None = None
+    market: Market | None = None
 
 
 class Node:
@@ -277,6 +279,7 @@ class Node:
         from fabstird.p2p.dht.commands import DhtCommands
         from fabstird.p2p.dht.engine import Engine
         from fabstird.p2p.dht.kept import Kept
+        from fabstird.p2p.market import Market
 
         if self._kept is None:
             self._kept = Kept(self._book.path.with_name("dht.json"))
@@ -285,7 +288,8 @@ class Node:
             running.host, running.connections, self._book, self._events, self._kept, self._dht, self._limits
         )
         running.dht = DhtCommands(engine, self._book, self._events, self.settings.request_timeout)
-        nursery.start_soon(engine.run, running.dht.republish)
+        running.market = Market(running.dht)
+        nursery.start_soon(engine.run, running.dht.announcer.republish)
 
     def dht(self) -> DhtCommands:
         """What users may ask of the DHT. Raises `NodeNotRunning`, `FeatureDisabled`."""
@@ -296,6 +300,13 @@ class Node:
                 raise NodeNotRunning("the node has just started; its DHT follows at once", state=self.state)
             raise FeatureDisabled("the DHT is switched off: node.enable_dht is false", configKey="node.enable_dht")
         return self._running.dht
+
+    def market(self) -> Market:
+        """The Fabstir scheme on the DHT. Raises as `dht` does."""
+        self.dht()
+        assert self._running is not None
+        assert self._running.market is not None
+        return self._running.market
 
     async def protocols_of_users(self) -> Protocols:
         """What API connections answer peers on, in any state."""
@@ -379,6 +390,7 @@ class Node:
             **(self._running.relays.bounds() if self._running else {}),
             **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
             **(self._running.dht.engine.bounds() if self._running and self._running.dht else {}),
+            **(self._running.market.bounds() if self._running and self._running.market else {}),
         }
 
     def dial_cycles(self) -> Counter[str]:
@@ -403,8 +415,8 @@ def _limits(config: ConnectionsConfig) -> Limits:
 
 async def load_libp2p() -> None:
     """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
-    first = "fabstird.p2p.dht.commands" not in sys.modules
-    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.dht.commands")
+    first = "fabstird.p2p.market" not in sys.modules
+    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.market")
     adopt_libraries()
     if first:
         # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and

@@ -9,12 +9,10 @@ from __future__ import annotations
 import secrets
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
-from fabstir_client.errors import DeadlineExceeded, InvalidParams, InvalidState, LimitExceeded, PeerNotFound, TooLarge
+from fabstir_client.errors import InvalidParams, PeerNotFound, TooLarge
 from fabstir_client.types_dht import (
     DhtStatus,
     Forgotten,
@@ -29,25 +27,21 @@ from fabstir_client.types_dht import (
     ValueFound,
 )
 from fabstird.events import EventLog
-from fabstird.log import get_logger
 from fabstird.p2p.addresses import AddressError, normal_peer_id
 from fabstird.p2p.book import Book
 from fabstird.p2p.dht import keys
+from fabstird.p2p.dht.announcing import Announcer
 from fabstird.p2p.dht.engine import AskFailed, Engine, to_bytes, to_text
-from fabstird.p2p.dht.kept import AGAIN, MAX_KEPT, Entry, KeptFull
+from fabstird.p2p.dht.kept import AGAIN, Entry
 from fabstird.p2p.dht.keys import BadKey, Encoding
-from fabstird.p2p.dht.messages import Kind, Message, Peer, Record
+from fabstird.p2p.dht.messages import Kind, Message, Peer
 from fabstird.p2p.dht.records import Refused, validate
+from fabstird.p2p.dht.searches import Searches
 from fabstird.p2p.streams import from_base64, to_base64
 
-log = get_logger("p2p.dht")
-
-MAX_SEARCHES = 32  # that users run at a time
 MAX_COUNT = 1000  # providers of one answer
 COUNT = 20
 QUORUM = 4
-CHECKS = (0.0, 0.2, 1.0)  # seconds before each look whether a record has arrived: telling and asking are two streams
-ANNOUNCE = 60.0  # seconds for announcing one record again
 
 
 class DhtCommands:
@@ -57,9 +51,8 @@ class DhtCommands:
         self.engine = engine
         self._book = book
         self._events = events
-        self._default = default
-        self._searches = 0
-        self._saving = trio.Lock()
+        self._searches = Searches(default)
+        self.announcer = Announcer(engine, self._searches)
 
     # ----------------------------------------------------------------------------------------------------------------
     # Finding
@@ -83,14 +76,14 @@ class DhtCommands:
             asked += 1
             return any(one.id == target and engine.known_addresses(target) for one in answer.closer)
 
-        with self._search(timeout) as scope:
+        with self._searches.within(timeout) as scope:
             await engine.walk(target, Message(Kind.FIND_NODE, target), take)
         found = engine.known_addresses(target)
         if found:
             self._book.heard(peer_id, found)
             return FoundPeer(peer_id=peer_id, addresses=found, connected=bool(engine.host.links(peer_id)), asked=asked)
         if scope.cancelled_caught:
-            raise self._late("the peer was not found", timeout)
+            raise self._searches.late("the peer was not found", timeout)
         raise PeerNotFound(f"{peer_id} was not found: {asked} peers of the DHT were asked", peerId=peer_id)
 
     async def find_providers(
@@ -104,7 +97,7 @@ class DhtCommands:
         wanted = count or COUNT
         asked, complete, found = await self.search_providers(key, wanted, timeout, query_id)
         if not found and not complete:
-            raise self._late("no provider was found", timeout)
+            raise self._searches.late("no provider was found", timeout)
         return FoundProviders(
             query_id=query_id,
             key=to_base64(key),
@@ -114,9 +107,10 @@ class DhtCommands:
         )
 
     async def search_providers(
-        self, key: bytes, wanted: int, timeout: int | None, query_id: str
+        self, key: bytes, wanted: int, timeout: int | None, query_id: str | None
     ) -> tuple[int, bool, dict[bytes, list[str]]]:
-        """How many peers were asked, whether the search came to its end, and the addresses of each provider."""
+        """How many peers were asked, whether the search came to its end, and the addresses of each provider. Without
+        ``query_id`` no events tell of it."""
         engine = self.engine
         found: dict[bytes, list[str]] = {}
         asked = 0
@@ -128,11 +122,12 @@ class DhtCommands:
                 engine.hint(one, local=local)
                 own = one.id == engine.own_id
                 found[one.id] = engine.host.announced_addresses() if own else engine.known_addresses(one.id)
-                self._events.publish(
-                    ProviderFound(
-                        query_id=query_id, key=to_base64(key), peer_id=to_text(one.id), addresses=found[one.id]
+                if query_id is not None:
+                    self._events.publish(
+                        ProviderFound(
+                            query_id=query_id, key=to_base64(key), peer_id=to_text(one.id), addresses=found[one.id]
+                        )
                     )
-                )
             return len(found) >= wanted
 
         def take(peer: bytes, answer: Message) -> bool:
@@ -142,7 +137,7 @@ class DhtCommands:
 
         held = engine.providers.get(key, time.time())
         own = [Peer(engine.own_id)] if engine.kept.provides(key) else []
-        with self._search(timeout) as scope:
+        with self._searches.within(timeout) as scope:
             if not learn([*own, *held], local=True):
                 await engine.walk(key, Message(Kind.GET_PROVIDERS, key), take)
         return asked, not scope.cancelled_caught, found
@@ -159,7 +154,7 @@ class DhtCommands:
         answers, complete = await self.search_value(key, quorum or QUORUM, timeout, query_id)
         value = answers.best
         if value is None and not complete:
-            raise self._late("no value was found", timeout)
+            raise self._searches.late("no value was found", timeout)
         same = sum(one == value for one in answers.values.values())
         return FoundValue(
             query_id=query_id,
@@ -201,7 +196,7 @@ class DhtCommands:
         held = engine.values.get(key, time.time())
         if held is not None:
             answers.values[engine.own_id] = held.value
-        with self._search(timeout) as scope:
+        with self._searches.within(timeout) as scope:
             if answers.of_owner is not None:
                 return answers, True
             async with trio.open_nursery() as nursery:
@@ -238,50 +233,7 @@ class DhtCommands:
             validate(key, data)
         except Refused as error:
             raise InvalidParams(f"value: {error}", param="value") from error
-        try:
-            self.engine.values.put(key, data, self.engine.own_id, time.time())
-        except Refused as error:
-            raise InvalidState(f"this node holds another value: {error}") from error
-        entry = await self._keep(key, data)
-        result, late = await self._put(entry, timeout)
-        if late and not result.stored:
-            raise self._late("no peer has taken the value", timeout)
-        return result
-
-    async def _put(self, entry: Entry, timeout: int | None) -> tuple[StoredValue, bool]:
-        """Store it at the closest peers; the result, and whether the deadline cut it off."""
-        engine = self.engine
-        assert entry.value is not None
-        key, value, now = entry.key, entry.value, time.time()
-        engine.values.put(key, value, engine.own_id, now)
-        message = Message(Kind.PUT_VALUE, key, Record(key, value))
-        stored, asked = 0, 0
-        failures: dict[str, str] = {}
-
-        async def one(peer: bytes) -> None:
-            nonlocal stored
-            try:
-                answer = await engine.ask(peer, message)
-            except AskFailed as error:
-                failures[to_text(peer)] = str(error)
-                return
-            if answer.record is not None and answer.record.value == value:
-                stored += 1
-            else:
-                failures[to_text(peer)] = "it answered with another value"
-
-        with self._search(timeout) as scope:
-            lookup = await engine.walk(key, Message(Kind.FIND_NODE, key), lambda _, __: False)
-            asked = lookup.asked
-            async with trio.open_nursery() as nursery:
-                for peer in lookup.closest():
-                    nursery.start_soon(one, peer)
-        if stored:
-            engine.kept.announced(entry)
-            await self._save()
-        return StoredValue(
-            key=to_base64(key), stored=stored, asked=asked, complete=not scope.cancelled_caught, failures=failures
-        ), scope.cancelled_caught
+        return await self.announcer.put(key, data, timeout)
 
     async def provide(self, text: str, encoding: Encoding, timeout: int | None) -> Provided:
         """Tell the peers closest to a key that this node provides it, now and every twelve hours; and look whether they
@@ -289,89 +241,22 @@ class DhtCommands:
         key = _key(text, encoding)
         if len(key) > keys.MAX_PROVIDED:
             raise InvalidParams(f"key: of {len(key)} bytes is too long; {keys.MAX_PROVIDED} are taken", param="key")
-        entry = await self._keep(key, None)
-        result, late = await self._provide(entry, timeout)
-        if late and not result.sent:
-            raise self._late("no peer was told", timeout)
-        return result
-
-    async def _provide(self, entry: Entry, timeout: int | None) -> tuple[Provided, bool]:
-        engine = self.engine
-        own = Peer(engine.own_id, engine.addresses(engine.own_id))
-        message = Message(Kind.ADD_PROVIDER, entry.key, providers=(own,))
-        told: set[bytes] = set()
-        confirmed: set[bytes] = set()
-        failures: dict[str, str] = {}
-        asked = 0
-
-        async def tell(peer: bytes) -> None:
-            try:
-                await engine.ask(peer, message, answers=False)
-            except AskFailed as error:
-                failures[to_text(peer)] = str(error)
-            else:
-                told.add(peer)
-
-        async def check(peer: bytes) -> None:
-            try:
-                answer = await engine.ask(peer, Message(Kind.GET_PROVIDERS, entry.key))
-            except AskFailed as error:
-                failures[to_text(peer)] = str(error)
-            else:
-                if any(one.id == engine.own_id for one in answer.providers):
-                    confirmed.add(peer)
-
-        with self._search(timeout) as scope:
-            lookup = await engine.walk(entry.key, Message(Kind.FIND_NODE, entry.key), lambda _, __: False)
-            asked = lookup.asked
-            async with trio.open_nursery() as nursery:
-                for peer in lookup.closest():
-                    nursery.start_soon(tell, peer)
-            for pause in CHECKS:
-                if told == confirmed:
-                    break
-                await trio.sleep(pause)
-                async with trio.open_nursery() as nursery:
-                    for peer in told - confirmed:
-                        nursery.start_soon(check, peer)
-        for peer in told - confirmed:
-            failures.setdefault(to_text(peer), "it was told, but does not name this node")
-        if told:
-            engine.kept.announced(entry)
-            await self._save()
-        return Provided(
-            key=to_base64(entry.key),
-            sent=len(told),
-            confirmed=len(confirmed),
-            asked=asked,
-            complete=not scope.cancelled_caught,
-            failures=failures,
-        ), scope.cancelled_caught
+        return await self.announcer.provide(key, timeout)
 
     async def forget(self, text: str, encoding: Encoding) -> Forgotten:
         """Announce a key, and a value under it, no more. What others hold they forget by themselves, after 48 hours at
         most."""
         key = _key(text, encoding)
-        gone = self.engine.kept.forget(key)
-        if gone:
-            await self._saved()
+        gone = await self.announcer.forget(key)
         return Forgotten(
             key=to_base64(key),
             provided=any(entry.value is None for entry in gone),
             value=any(entry.value is not None for entry in gone),
         )
 
-    async def republish(self) -> None:
-        """Announce again what is due; what no peer took is tried again at the next occasion."""
-        for entry in self.engine.kept.due():
-            timeout = int(ANNOUNCE * 1000)
-            try:
-                if entry.value is None:
-                    await self._provide(entry, timeout)
-                else:
-                    await self._put(entry, timeout)
-            except (LimitExceeded, Refused) as error:
-                log.warning("a record was not announced again", key=to_base64(entry.key), error=str(error))
+    def limit(self, timeout: int | None) -> int:
+        """The deadline of a call, ms."""
+        return self._searches.limit(timeout)
 
     # ----------------------------------------------------------------------------------------------------------------
     # How it stands
@@ -391,63 +276,6 @@ class DhtCommands:
             malformed=engine.malformed,
             kept=[_kept_record(entry) for entry in engine.kept.all()],
         )
-
-    # ----------------------------------------------------------------------------------------------------------------
-    # What calls have in common
-
-    @contextmanager
-    def _search(self, timeout: int | None) -> Iterator[trio.CancelScope]:
-        """The deadline of a call. Raises `LimitExceeded`."""
-        if self._searches >= MAX_SEARCHES:
-            raise LimitExceeded(
-                f"{MAX_SEARCHES} searches are under way", limit=MAX_SEARCHES, current=self._searches, configKey=None
-            )
-        self._searches += 1
-        try:
-            with trio.move_on_after(self._limit(timeout) / 1000) as scope:
-                yield scope
-        finally:
-            self._searches -= 1
-
-    def _limit(self, timeout: int | None) -> int:
-        # A call without a deadline of its own is ended from outside at the default one: we answer before that
-        return timeout if timeout is not None else max(1, self._default * 19 // 20)
-
-    def _late(self, words: str, timeout: int | None) -> DeadlineExceeded:
-        limit = self._limit(timeout)
-        return DeadlineExceeded(f"{words} within {limit} ms", timeout=limit)
-
-    async def _keep(self, key: bytes, value: bytes | None) -> Entry:
-        try:
-            entry = self.engine.kept.put(key, value)
-        except KeptFull as error:
-            raise LimitExceeded(
-                f"{MAX_KEPT} records are announced already; dht.forget one",
-                limit=MAX_KEPT,
-                current=MAX_KEPT,
-                configKey=None,
-            ) from error
-        await self._saved()
-        return entry
-
-    async def _saved(self) -> None:
-        """What must survive a crash is on the disk before the call is answered. Raises `InvalidState`."""
-        try:
-            await self._write()
-        except OSError as error:
-            raise InvalidState(
-                f"it would not survive a restart: dht.json cannot be written: {error.strerror}", saved=False
-            ) from error
-
-    async def _save(self) -> None:
-        try:
-            await self._write()
-        except OSError as error:
-            log.warning("records of the DHT could not be saved", file=str(self.engine.kept.path), error=error.strerror)
-
-    async def _write(self) -> None:
-        async with self._saving:
-            await trio.to_thread.run_sync(self.engine.kept.save)
 
 
 class Answers:
