@@ -186,6 +186,7 @@ class ConnectionsConfig:
     handshake_timeout: int = _key(10000, _duration)
     ping_interval: int = _key(15000, _duration)
     ping_timeout: int = _key(10000, _duration)
+    idle_refresh: int = _key(45000, _delay)
 
 
 @dataclass(frozen=True, slots=True)

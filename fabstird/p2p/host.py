@@ -362,13 +362,14 @@ class Host:
             yield stream
 
     @asynccontextmanager
-    async def _stream_on(self, link: Link, protocol: str) -> AsyncIterator[NetStream]:
+    async def _stream_on(self, link: Link, protocol: str, *, in_turns: bool = False) -> AsyncIterator[NetStream]:
         stream = None
         try:
             stream = await link.new_stream()
             try:
                 with trio.fail_after(NEGOTIATION):
-                    muxed(stream).unread(await multistream.ask(stream.read, stream.write, protocol))
+                    rest = await multistream.ask(stream.read, stream.write, protocol, in_turns=in_turns)
+                    muxed(stream).unread(rest)
             except trio.TooSlowError as error:
                 raise MultiselectClientError("timed out") from error
             stream.set_protocol(TProtocol(protocol))
@@ -409,16 +410,26 @@ class Host:
             self._infos.pop(link.peer_id, None)
         self.observer.disconnected(link)
 
-    async def _identify(self, link: Link) -> None:
+    async def identify_again(self, link: Link) -> None:
+        """Ask a connected peer anew. Only what has changed is told.
+
+        In turns: rust-libp2p looks at its idle limit when it has nothing else to do, and a stream that comes and goes
+        in between does not count (libp2p-swarm 0.45.1, src/connection.rs, `poll`); one still being agreed on does.
+        """
+        await self._identify(link, again=True)
+
+    async def _identify(self, link: Link, *, again: bool = False) -> None:
         """Ask a newly connected peer who it is; a peer that does not say stays connected."""
         try:
             with trio.fail_after(identify.DEADLINE):
-                async with self._stream_on(link, identify.ID) as stream:
+                async with self._stream_on(link, identify.ID, in_turns=again) as stream:
                     message = await identify.read_message(stream)
             await identify.remember(self._host, stream, message)
             self._identify_received += 1
-            self._learned(link, message)
-            if self._changed >= link.opened:  # it may have asked before the change, when we knew nothing of it yet
+            if not again or self._infos.get(link.peer_id) != identify.to_info(message):
+                self._learned(link, message)
+            # it may have asked before the change, when we knew nothing of it yet
+            if not again and self._changed >= link.opened:
                 await self._push(link)
         except (StreamError, identify.IdentifyError, trio.TooSlowError) as error:
             log.debug("identify failed", peer=link.peer_id, error=str(error) or "timed out")

@@ -44,12 +44,13 @@ async def answer(read: Read, write: Write, known: Container[str]) -> tuple[str, 
             reply += _REFUSAL
 
 
-async def ask(read: Read, write: Write, protocol: str) -> bytes:
-    """As the side that asks; returns what the other side has sent after its agreement.
+async def ask(read: Read, write: Write, protocol: str, *, in_turns: bool = False) -> bytes:
+    """As the side that asks; returns what the other side has sent after its agreement. ``in_turns`` names the protocol
+    only when the other side has answered the greeting: a round trip in which it has a stream to agree on.
 
     Raises `ProtocolNotSupportedError`, `MultiselectClientError`, and what ``read`` and ``write`` raise.
     """
-    await write(_HEADER + _line(protocol))
+    await write(_HEADER if in_turns else _HEADER + _line(protocol))
     came = bytearray()
     for expected in (HEADER, protocol):
         while (line := _take(came, MultiselectClientError)) is None:
@@ -58,6 +59,8 @@ async def ask(read: Read, write: Write, protocol: str) -> bytes:
             if line == "na":
                 raise ProtocolNotSupportedError(f"{protocol} is not supported")
             raise MultiselectClientError(f"{protocol} was answered by {line[:60]!r}")
+        if in_turns and expected == HEADER:
+            await write(_line(protocol))
     return bytes(came)
 
 

@@ -161,6 +161,7 @@ class Node:
         await load_libp2p()
         from fabstird.p2p.connections import Connections
         from fabstird.p2p.host import Host, HostSettings, ListenError
+        from fabstird.p2p.inuse import keep_in_use
         from fabstird.p2p.mdns import Mdns
         from fabstird.p2p.relay import Relays
 
@@ -193,6 +194,7 @@ class Node:
                             if settings.enable_dht:
                                 await self._open_dht(self._running, nursery)
                             nursery.start_soon(self._keep_book)
+                            nursery.start_soon(keep_in_use, host, lambda: self._limits.idle_refresh / 1000)
                             if mdns is not None:
                                 nursery.start_soon(mdns.run)
                             nursery.start_soon(relays.run)

@@ -186,6 +186,7 @@ WRONG = [
     ("connections.handshake_timeout", 0, f"{MILLISECONDS}, not 0"),
     ("connections.ping_interval", 0, f"{MILLISECONDS}, not 0"),
     ("connections.ping_timeout", 0, f"{MILLISECONDS}, not 0"),
+    ("connections.idle_refresh", -1, f"{DELAY}, not -1"),
     ("relay.nodes", ["/unix/x"], f'invalid relay "/unix/x": {BEGINS}'),
     ("relay.nodes", [IP4], f'invalid relay "{IP4}": must name the peer: {IP4}/p2p/<peer id>'),
     ("relay.nodes", ["/dnsaddr/a.b"], 'invalid relay "/dnsaddr/a.b": must name the peer: …/p2p/<peer id>'),

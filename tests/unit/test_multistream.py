@@ -105,3 +105,19 @@ async def test_garbage_is_an_error_or_wants_more(pieces: list[bytes]) -> None:
     wire = Wire(*pieces)
     with pytest.raises((MultiselectError, MultiselectClientError, ProtocolNotSupportedError, End)):
         await multistream.ask(wire.read, wire.write, "/noise")
+
+
+@pytest.mark.parametrize("in_turns", [False, True])
+async def test_asking_in_turns_names_the_protocol_after_the_greeting(in_turns: bool) -> None:
+    written: list[bytes] = []
+    answers = [b"\x13/multistream/1.0.0\n", b"\x07/noise\nmore"]
+
+    async def write(data: bytes) -> None:
+        written.append(data)
+
+    async def read() -> bytes:
+        return answers.pop(0)
+
+    assert await multistream.ask(read, write, "/noise", in_turns=in_turns) == b"more"
+    greeting, name = b"\x13/multistream/1.0.0\n", b"\x07/noise\n"
+    assert written == ([greeting, name] if in_turns else [greeting + name])
