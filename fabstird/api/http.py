@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import trio
@@ -16,6 +17,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from fabstir_client.errors import Forbidden
+from fabstird.api import health
 from fabstird.api.endpoints import Endpoints
 from fabstird.api.errors import BindError
 from fabstird.api.fanout import Fanout
@@ -128,18 +130,14 @@ def _make_app(services: Services) -> QuartTrio:
 
     @app.get("/healthz")
     async def healthz() -> Response:
-        return _json({"status": "ok"})
+        return _json(*health.healthy(services))
 
     @app.get("/readyz")
     async def readyz() -> Response:
-        node = services.node
-        if node.state == "started":
-            return _json({"status": "ready"})
-        reason = {"status": "not ready", "code": f"NODE_{node.state.upper()}", "reason": f"the node is {node.state}"}
-        return _json({**reason, "error": node.error} if node.error else reason, 503)
+        return _json(*health.ready(services))
 
     return app
 
 
-def _json(content: dict[str, str], status: int = 200) -> Response:
+def _json(status: int, content: dict[str, Any]) -> Response:
     return Response(msgspec.json.encode(content), status=status, content_type="application/json")

@@ -297,9 +297,9 @@ async def test_there_is_no_way_to_http_2(shared: Process) -> None:
 
 
 async def test_health_needs_no_token(shared: Process) -> None:
-    for path, body in (("/healthz", {"status": "ok"}), ("/readyz", {"status": "ready"})):
+    for path, status in (("/healthz", "ok"), ("/readyz", "ready")):
         reply = await fetch(shared, "GET", path, authorization=None)
-        assert (reply.status, reply.json) == (200, body)
+        assert (reply.status, reply.json["status"]) == (200, status)
         assert (await fetch(shared, "GET", path, authorization="Bearer nonsense")).status == 200
 
 
@@ -308,7 +308,8 @@ async def test_a_stopped_node_is_healthy_and_not_ready(shared: Process) -> None:
     assert (await fetch(shared, "GET", "/healthz")).status == 200
     reply = await fetch(shared, "GET", "/readyz")
     assert (reply.status, reply.headers["content-type"]) == (503, "application/json")
-    assert reply.json == {"status": "not ready", "code": "NODE_STOPPED", "reason": "the node is stopped"}
+    reason = {"status": "not ready", "code": "NODE_STOPPED", "reason": "the node is stopped"}
+    assert reason.items() <= reply.json.items()
     await post(shared, {"jsonrpc": "2.0", "id": 1, "method": "start"})
     assert (await fetch(shared, "GET", "/readyz")).status == 200
 

@@ -143,8 +143,8 @@ async def _busy(dead: str) -> AsyncIterator[tuple[Process, list[Step]]]:
 
             async def connect() -> None:
                 by, target = ((one, there), (other, here))[next(turns) % 2]
-                await by.call("connect", {"address": target})
-                await one.call("ping", {"peerId": there.rpartition("/")[2]})
+                await by_answer(by, "connect", {"address": target})
+                await by_answer(one, "ping", {"peerId": there.rpartition("/")[2]})
 
             async def disconnect() -> None:
                 await by_answer(one, "disconnect", {"peerId": there.rpartition("/")[2]})
