@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from fabstir_client import cli_observe
 from fabstir_client._version import __version__
 from fabstir_client.cli_access import add_commands as add_access_commands
 from fabstir_client.cli_access import call_of
@@ -33,6 +34,15 @@ PLAIN = {
     "version": "versions and protocols of the daemon",
     "config": "the daemon's effective configuration",
     "shutdown": "stop the daemon",
+}
+
+# What is told on a terminal where one takes longer than a second.
+DOING = {
+    "connect": "dialling",
+    "ping": "waiting for the peer",
+    "request": "waiting for the peer",
+    "start": "starting the node",
+    "stop": "stopping the node",
 }
 
 # Commands about one peer: the method, what they are for, and their arguments, which have the parameters' names.
@@ -71,7 +81,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     try:
-        status = _run(_parser().parse_args(argv))
+        status = _run(parser().parse_args(argv))
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()  # its reader has seen enough
@@ -104,11 +114,12 @@ def _status_of(error: FabstirError) -> int:
     return USAGE if isinstance(error, InvalidConfig) else UNREACHED
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fabstir", description="Drives fabstird, the local P2P daemon.")
-    parser.add_argument("--version", action="version", version=f"fabstir {__version__}")
-    _common(parser, first=True)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; what shells complete and the man page are made from it, too."""
+    whole = _Parser(prog="fabstir", description="Drives fabstird, the local P2P daemon.")
+    whole.add_argument("--version", action="version", version=f"fabstir {__version__}")
+    _common(whole, first=True)
+    commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
@@ -164,10 +175,12 @@ def _parser() -> argparse.ArgumentParser:
     discovering.add_argument("--min-reputation", type=_seconds, metavar="N", help="0 to 100, as the node says")
     discovering.add_argument("--refresh", action="store_true", help="search even where an answer is remembered")
     discovering.add_argument("--timeout", type=_positive, metavar="MS", help="milliseconds for the whole call")
+    cli_observe.add_commands(command)
+    cli_observe.add_options(commands.choices)
     calling = command("call", "call any method")
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument("params", metavar="JSON", nargs="?", type=_json, help="its parameters: an object or an array")
-    return parser
+    return whole
 
 
 def _common(parser: argparse.ArgumentParser, *, first: bool) -> None:
@@ -234,6 +247,8 @@ def _run(args: argparse.Namespace) -> int:
         if args.follow:
             return follow(target, args.types, args.after, as_json=args.json, complain=_complain)
         return held(target, args.types, args.after, as_json=args.json)
+    if args.command in cli_observe.RUN_BY:
+        return cli_observe.run(target, args, _complain)
     if args.command == "wait":
         from fabstir_client.cli_watch import wait
 
@@ -245,6 +260,7 @@ def _call(target: Target, args: argparse.Namespace) -> int:
     import msgspec
 
     from fabstir_client.calls import raw_method
+    from fabstir_client.cli_progress import progress
     from fabstir_client.cli_tables import show
     from fabstir_client.sync_link import call_once
 
@@ -275,7 +291,8 @@ def _call(target: Target, args: argparse.Namespace) -> int:
         method, params = args.method, args.params
     if getattr(args, "timeout", None) is not None:
         params["timeout"] = args.timeout
-    result = call_once(target, raw_method(method, params))
+    with progress(DOING.get(args.command, "waiting for the daemon")):
+        result = call_once(target, raw_method(method, params))
     if args.json:
         sys.stdout.flush()
         sys.stdout.buffer.write(bytes(result) + b"\n")

@@ -70,10 +70,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     )
 
 
-def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
+def pairs(rows: Iterable[tuple[str, Any]]) -> str:
     """Names and values; a list or an object takes one line an element."""
     lines: list[tuple[str, str]] = []
-    for name, value in pairs:
+    for name, value in rows:
         if isinstance(value, bool):
             value = "yes" if value else "no"
         if isinstance(value, dict):
@@ -85,19 +85,31 @@ def _pairs(pairs: Iterable[tuple[str, Any]]) -> str:
 
 
 def _status(status: dict[str, Any]) -> str:
-    pairs: list[tuple[str, Any]] = [("state", status["state"])]
+    rows: list[tuple[str, Any]] = [("state", status["state"])]
     if status.get("error"):
-        pairs.append(("error", status["error"]))
+        rows.append(("error", status["error"]))
     if status.get("uptime") is not None:
-        pairs.append(("up", duration(status["uptime"])))
-    pairs += [
+        rows.append(("up", duration(status["uptime"])))
+    rows += [
         ("peer id", status["peerId"]),
         ("peers", f"{status['peers']} ({status['connections']} connections)"),
         ("listening", status["listenAddresses"]),
         ("bootstrap", status["bootstrapNodes"]),
         ("daemon", f"version {status['version']}, run {status['epoch']}, {status['head']} events"),
     ]
-    return _pairs(pairs)
+    return pairs(rows)
+
+
+def ordered(peers: list[dict[str, Any]], by: str, *, reverse: bool) -> list[dict[str, Any]]:
+    """Peers by one of the keys of ``peers --sort``; those that lack it come last."""
+
+    def value(peer: dict[str, Any]) -> Any:
+        if by == "streams":
+            return -sum(one.get("streams", 0) for one in peer.get("connections") or ())
+        return peer.get({"since": "connectedAt", "peer": "peerId", "agent": "agentVersion"}.get(by, by))
+
+    known = sorted((peer for peer in peers if value(peer) is not None), key=value, reverse=reverse)
+    return [*known, *(peer for peer in peers if value(peer) is None)]
 
 
 def _peers(peers: list[dict[str, Any]]) -> str:
@@ -124,7 +136,7 @@ def _peers(peers: list[dict[str, Any]]) -> str:
 
 def _addresses(addresses: dict[str, Any]) -> str:
     names = (("peerId", "peer id"), ("listen", "listening"), ("announced", "announced"), ("observed", "observed"))
-    return _pairs((name, addresses[key]) for key, name in names)
+    return pairs((name, addresses[key]) for key, name in names)
 
 
 def _metrics(metrics: dict[str, Any]) -> str:
@@ -133,7 +145,7 @@ def _metrics(metrics: dict[str, Any]) -> str:
             return duration(given)
         return instant(given) if key == "startTime" else given
 
-    return _pairs((key, value(key, given)) for key, given in metrics.items())
+    return pairs((key, value(key, given)) for key, given in metrics.items())
 
 
 def _connected(result: dict[str, Any]) -> str:
@@ -189,10 +201,10 @@ def _explain(told: dict[str, Any]) -> str:
     ban = told.get("ban")
     marks = [name for name in ("bootstrap", "kept", "protected") if told.get(name)]
     marks += [f"{name}={value}" for name, value in told["tags"].items()]
-    pairs: list[tuple[str, Any]] = [("peer id", told.get("peerId", "-")), ("marks", ", ".join(marks) or "-")]
+    rows: list[tuple[str, Any]] = [("peer id", told.get("peerId", "-")), ("marks", ", ".join(marks) or "-")]
     if ban:
-        pairs.append(("banned", _until(ban)))
-    lines.append(_pairs(pairs))
+        rows.append(("banned", _until(ban)))
+    lines.append(pairs(rows))
     if told["connections"]:
         up = [(one["direction"], instant(one["openedAt"])[:19], one["address"]) for one in told["connections"]]
         lines += ["", table(("CONNECTION", "SINCE", "ADDRESS"), up)]
@@ -243,11 +255,11 @@ def _forgotten(result: dict[str, Any]) -> str:
 
 
 def _tagged(result: dict[str, Any]) -> str:
-    return _pairs([("peer id", result["peerId"]), ("tags", result["tags"]), ("protected", result["protected"])])
+    return pairs([("peer id", result["peerId"]), ("tags", result["tags"]), ("protected", result["protected"])])
 
 
 def _version(result: dict[str, Any]) -> str:
-    return _pairs(result.items())
+    return pairs(result.items())
 
 
 def _shutdown(_: Any) -> str:

@@ -93,7 +93,7 @@ class Target:
             source = said if self.api else f"{said} (FABSTIR_API)"
             yield Candidate(source, self._parse(said, environ))
             return
-        directory = self._data_dir(environ)
+        directory = self.data_directory(environ)
         found = self._from_file(os.path.join(directory, "api.json"), environ)
         yield found
         sockets = [os.path.join(directory, "api.sock")]
@@ -105,7 +105,8 @@ class Target:
             if found.endpoint is None or found.endpoint.path != path:
                 yield Candidate(path, Endpoint(path=path))
 
-    def _data_dir(self, environ: Mapping[str, str]) -> str:
+    def data_directory(self, environ: Mapping[str, str] = os.environ) -> str:
+        """The data directory of the daemon that is meant."""
         if self.data_dir is not None:
             return os.path.abspath(os.fspath(self.data_dir))
         state = environ.get("XDG_STATE_HOME", "")
@@ -163,7 +164,7 @@ class Target:
             except OSError as error:
                 raise InvalidConfig(f"FABSTIR_TOKEN_FILE: {path}: {error.strerror}") from error
         if token is None:
-            path = os.path.join(self._data_dir(environ), "api.token")
+            path = os.path.join(self.data_directory(environ), "api.token")
             try:
                 token, origin = _read_token(path), f"from {path}"
             except FileNotFoundError:

@@ -36,13 +36,15 @@ class SyncLink:
                 tried.append((candidate.label, candidate.reason))
                 continue
             try:
-                return cls._open_at(candidate.endpoint, time.monotonic() + CONNECT_TIMEOUT)
+                return cls.open_at(candidate.endpoint)
             except (OSError, ConnectionLost, BadAnswer) as error:
                 tried.append((candidate.label, describe(error, candidate.endpoint.path)))
         raise unreachable(tried)
 
     @classmethod
-    def _open_at(cls, endpoint: Endpoint, deadline: float) -> SyncLink:
+    def open_at(cls, endpoint: Endpoint) -> SyncLink:
+        """A link to that endpoint. Raises OSError, `ConnectionLost`, `BadAnswer`, and `Forbidden` for a bad token."""
+        deadline = time.monotonic() + CONNECT_TIMEOUT
         if endpoint.path is not None:
             sock = _connect_unix(endpoint.path, deadline)
         else:
