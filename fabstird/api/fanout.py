@@ -205,17 +205,16 @@ class Fanout:
         """Heartbeats for those that have heard nothing for so long. Who does not read what it was sent needs none."""
         now = trio.current_time()
         while self._beats and self._beats[0][0] <= now:
-            subscription = self._beats[0][2]
-            if not subscription.active:
-                heapq.heappop(self._beats)
-                self._ended -= 1
-                continue
-            if subscription.spoken + self._silence <= now:
+            subscription = heapq.heappop(self._beats)[2]
+            if subscription.active and subscription.spoken + self._silence <= now:
                 subscription.spoken = now
                 if subscription.follower.outbox.clear:
                     beat = heartbeat(subscription.label, self._events.head)
                     self._write(subscription, subscription.follower.framing([beat]))
-            heapq.heapreplace(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
+            if subscription.active:  # still: to write to a connection that is gone removes it
+                heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
+            else:
+                self._ended = max(0, self._ended - 1)
 
     def _write(self, subscription: Subscription, data: bytes) -> None:
         try:

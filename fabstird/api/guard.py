@@ -74,6 +74,9 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[bytes, list[bytes]]) -> Refusal | None:
         if scope["http_version"] not in ("1.0", "1.1"):
             return Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 only")
+        if b"content-length" in headers and b"transfer-encoding" in headers:
+            # Of two lengths, a proxy in front may believe the other one: what is a body to it would be a request to us
+            return Refusal(HTTPStatus.BAD_REQUEST, "a body has a Content-Length or a Transfer-Encoding, not both")
         host = _single(headers, b"host")
         if host is None or _hostname(host.decode("latin-1")) not in self._hosts:
             return Refusal(HTTPStatus.FORBIDDEN, "this Host is not in [api] allowed_hosts")
@@ -151,7 +154,7 @@ async def _respond(
         headers.append((b"content-length", str(len(body)).encode()))
     if status is HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
-    if status is HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+    if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE):
         headers.append((b"connection", b"close"))  # its body stays unread
     await send({"type": f"{prefix}.response.start", "status": status.value, "headers": headers})
     await send({"type": f"{prefix}.response.body", "body": body})

@@ -23,7 +23,7 @@ from hypercorn.protocol.events import Data
 from hypercorn.protocol.events import Event as StreamEvent
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.task_group import TaskGroup
+from hypercorn.trio.task_group import TaskGroup, _handle
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
@@ -67,7 +67,7 @@ async def serve(
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve ``app`` on a listening socket until ``stop`` is set; then about `GRACE` longer, whatever clients do."""
-    wrapped = wrap_app(app, config.wsgi_max_body_size, "asgi")
+    wrapped = wrap_app(asking_for_bodies(app), config.wsgi_max_body_size, "asgi")
     context = WorkerContext(None)
     streams: set[trio.SocketStream] = set()
     state: dict[str, Any] = {}
@@ -176,12 +176,16 @@ class _Connection(TCPServer):
         self._idle = trio.CancelScope()  # ends when no request has come for so long
         self._busy = False
 
+    async def _go_on(self) -> None:
+        protocol: Any = self.protocol
+        await protocol.go_on()
+
     async def run(self) -> None:
         try:
             sock = self.stream.socket
             client = parse_socket_addr(sock.family, sock.getpeername())
             server = parse_socket_addr(sock.family, sock.getsockname())
-            async with TaskGroup() as tasks:
+            async with _Tasks() as tasks:
                 self._task_group = tasks
                 with trio.CancelScope() as reading:
                     self.protocol = _Http1(  # type: ignore[assignment]  # all that is used of a ProtocolWrapper
@@ -189,7 +193,7 @@ class _Connection(TCPServer):
                         self.config,
                         self.context,
                         tasks,
-                        ConnectionState(self.state),
+                        ConnectionState({**self.state, "go_on": self._go_on}),
                         False,
                         client,
                         server,
@@ -269,6 +273,46 @@ class _Connection(TCPServer):
                 await self._initiate_server_close()
 
 
+class _Tasks(TaskGroup):
+    """The word that a client has gone waits for nothing, and what is for an application that has finished is dropped.
+    hypercorn's own waits until there is room among ten messages, shielded even from a stop: an application that is
+    itself waiting to send, to a client that does not read, would keep the daemon from ever ending."""
+
+    async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
+        put, take = trio.open_memory_channel[Any](math.inf)
+        room = trio.Semaphore(config.max_app_queue_size)
+        finished = False
+
+        async def until_finished(*arguments: Any) -> None:
+            nonlocal finished
+            try:
+                with take:
+                    await app(*arguments)
+            finally:
+                finished = True
+                room.release()  # whoever waits for it, the connection's reader
+
+        async def app_receive() -> Any:
+            event = await take.receive()
+            if not event["type"].endswith(".disconnect"):
+                room.release()
+            return event
+
+        async def app_put(event: Any) -> None:
+            if not event["type"].endswith(".disconnect") and not finished:
+                await room.acquire()
+            try:
+                put.send_nowait(event)
+            except trio.BrokenResourceError:
+                pass  # nobody is there to receive it
+
+        assert self._nursery is not None
+        wrapped: Any = until_finished
+        spare = (trio.to_thread.run_sync, trio.from_thread.run)
+        self._nursery.start_soon(_handle, wrapped, config, scope, app_receive, send, *spare)
+        return app_put
+
+
 class _Http1(H11Protocol):
     def __init__(self, *args: Any, on_closed: Callable[[], None], on_goodbye: Callable[[], None]) -> None:
         super().__init__(*args)
@@ -287,6 +331,39 @@ class _Http1(H11Protocol):
 
     async def _check_protocol(self, event: Any) -> None:
         return None
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """No extension of WebSocket is taken up: what is compressed costs us more than it saves on one machine, and a
+        message may grow a thousandfold before its size can be checked."""
+        kept = [(name, value) for name, value in request.headers if name != b"sec-websocket-extensions"]
+        if len(kept) < len(request.headers):
+            request = h11.Request(
+                method=request.method, target=request.target, headers=kept, http_version=request.http_version
+            )
+        await super()._create_stream(request)
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if not isinstance(event, h11.InformationalResponse) or event.status_code != HTTPStatus.CONTINUE:
+            await super()._send_h11_event(event)
+
+    async def go_on(self) -> None:
+        """Tell a client that waits for it (``Expect: 100-continue``) to send its body. hypercorn would at once, and so
+        ask for bodies that are then refused."""
+        if self.connection.they_are_waiting_for_100_continue:
+            await super()._send_h11_event(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[]))
+
+
+def asking_for_bodies(app: App) -> App:
+    """An application whose clients are told to send a body when it is first asked for."""
+
+    async def called(scope: Scope, receive: Any, send: Any) -> None:
+        async def first() -> Any:
+            await scope["state"]["go_on"]()
+            return await receive()
+
+        await app(scope, first if scope["type"] == "http" else receive, send)
+
+    return called
 
 
 def whole_bodies(app: App) -> App:
