@@ -56,6 +56,16 @@ def test_ready_is_when_the_api_answers(service: Service) -> None:
     assert service.show("ActiveState") == "active"
 
 
+def test_nothing_that_is_measured_is_lost_by_the_confinement(service: Service) -> None:
+    service.start()
+    token = service.machine.run("cat", f"{STATE}/api.token").stdout.strip()
+    metrics = service.machine.run(
+        "curl", "-sS", "-H", f"Authorization: Bearer {token}", "http://127.0.0.1:4780/metrics"
+    ).stdout
+    for name in ("process_start_time_seconds", "process_open_fds", "fabstird_event_loop_delay_seconds_count"):
+        assert f"\n{name}" in metrics
+
+
 def test_the_status_says_peers_and_dials(service: Service) -> None:
     service.configure(
         CONFIG + 'bootstrap_nodes = ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooWLoYk8GzBBYoag5fXCNaVqu56c3592W3xBoxES6E2aU5v"]\n'
