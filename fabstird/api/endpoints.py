@@ -6,6 +6,7 @@ and the call itself together (bench/profiles.md). `Guard` stands in front of bot
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
@@ -28,6 +29,7 @@ from fabstird.rpc.services import Services
 log = get_logger("api.http")
 
 GOING_AWAY, POLICY_VIOLATION, INTERNAL_ERROR = 1001, 1008, 1011  # WebSocket close codes, RFC 6455
+DRAINING = 5.0  # seconds
 JSON = b"application/json"
 TEXT = b"text/plain"
 
@@ -40,6 +42,15 @@ class _Refused(Exception):
         self.status = status
         self.kind, text = (TEXT, why) if isinstance(why, str) else (JSON, as_json(why))
         self.body = f"{text}\n".encode()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnderWay:
+    """A connection over which one call is made."""
+
+    calls: int = 1
+    subscriptions: int = 0
+    waiting: int = 0
 
 
 class _Gone(Exception):
@@ -110,11 +121,16 @@ class Endpoints:
             cut = _Refused(HTTPStatus.UNAUTHORIZED, await call.caller.grant.wait_ended())
             nursery.cancel_scope.cancel()
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(until_gone)
-            nursery.start_soon(while_allowed)
-            answer = await self._dispatcher.dispatch(body, call)
-            nursery.cancel_scope.cancel()
+        under_way, connections = _UnderWay(), self._services.usage.connections
+        connections.add(under_way)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(until_gone)
+                nursery.start_soon(while_allowed)
+                answer = await self._dispatcher.dispatch(body, call)
+                nursery.cancel_scope.cancel()
+        finally:
+            connections.discard(under_way)
         if cut is not None:
             raise cut
         return answer
@@ -147,7 +163,11 @@ class Endpoints:
                 await self._converse(caller, scope["state"]["outbox"], receive)
                 nursery.cancel_scope.cancel()
         except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # the client has gone
+            # The client has gone, or was closed because it does not read. hypercorn, which may be waiting for us to
+            # take what came before that, sees the end once we have
+            with trio.move_on_after(DRAINING):
+                while (await receive())["type"] != "websocket.disconnect":
+                    pass
         except* Exception:
             log.exception("a WebSocket failed")
             code, reason = INTERNAL_ERROR, "internal error"
