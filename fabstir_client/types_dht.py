@@ -75,7 +75,7 @@ class FoundProviders(Record, frozen=True):
 
 class Provided(Record, frozen=True):
     """``sent`` peers were told, and do not answer that by the specification; ``confirmed`` of them name this node when
-    they are asked for providers."""
+    they are asked for providers. rust-libp2p never names whoever asks, and is not among these."""
 
     key: str  # base64
     sent: int  # peers that were told

@@ -242,8 +242,9 @@ class Engine:
                 if not self.host.links(peer_id):
                     await self._reach(peer, peer_id, background=background)
                 async with self.host.stream(peer_id, PROTOCOL) as stream:
+                    # Our side stays open until the answer is here: js-libp2p resets a stream that has ended, right
+                    # behind its answer, and with the reset goes what has not been read
                     await stream.write(frame(encode(message), "uvarint"))
-                    await stream.close_write()
                     answer = decode(await read_message(stream, "uvarint", MAX_MESSAGE)) if answers else message
         except (StreamError, DialError, trio.TooSlowError) as error:
             self.failed += 1
