@@ -136,7 +136,8 @@ def _peers(peers: list[dict[str, Any]]) -> str:
 
 def _addresses(addresses: dict[str, Any]) -> str:
     names = (("peerId", "peer id"), ("listen", "listening"), ("announced", "announced"), ("observed", "observed"))
-    return pairs((name, addresses[key]) for key, name in names)
+    known = [f"{one['address']}  {one['state']}" for one in addresses.get("reachability", [])]
+    return pairs([*((name, addresses[key]) for key, name in names), ("reachable?", known)])
 
 
 def _metrics(metrics: dict[str, Any]) -> str:

@@ -205,11 +205,20 @@ class Peer(Record, frozen=True):
     latency: float | None = None  # ms, smoothed round trip, once measured
 
 
+class AddressReachability(Record, frozen=True):
+    address: str
+    # "reachable": several servers have dialled it lately; "relayed": it leads through a relay that lets peers in;
+    # "unknown": neither, which is all that can be said of an address in a private network
+    state: Literal["reachable", "relayed", "unknown"]
+    checked_at: int | None = None  # when a server last tried to dial it
+
+
 class Addresses(Record, frozen=True):
     peer_id: str
     listen: list[str]  # real interface addresses and ports
     announced: list[str]  # what identify tells other peers
     observed: list[str]  # what connected peers say they see us as
+    reachability: list[AddressReachability]  # of what is listened on or told
 
 
 class Bound(Record, frozen=True):

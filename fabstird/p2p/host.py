@@ -215,6 +215,7 @@ class Host:
     def set_relay_addresses(self, addresses: Sequence[str]) -> None:
         """From now on these lead to us through relays; with ``/p2p/``."""
         self._host.circuits = tuple(Multiaddr(address) for address in addresses)
+        self.tell_peers()
 
     def observed_addresses(self) -> list[str]:
         """What connected peers say they see us as, each once."""

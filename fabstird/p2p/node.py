@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from fabstir_client.types_streams import Framing, RequestResult, RespondResult
+    from fabstird.p2p.autonat import AutoNat
     from fabstird.p2p.book import Book
     from fabstird.p2p.commands import Commands
     from fabstird.p2p.connections import Connections
@@ -66,6 +67,7 @@ class _Running:
     connections: Connections
     mdns: Mdns | None
     relays: Relays
+    autonat: AutoNat
     started_at: int  # ms, wall clock
     opened: float  # s, steady clock
     dht: DhtCommands | None = None
@@ -159,6 +161,7 @@ class Node:
 
     async def _run_once(self, settings: NodeConfig) -> None:
         await load_libp2p()
+        from fabstird.p2p.autonat import AutoNat
         from fabstird.p2p.connections import Connections
         from fabstird.p2p.host import Host, HostSettings, ListenError
         from fabstird.p2p.inuse import keep_in_use
@@ -180,8 +183,10 @@ class Node:
                 gate=connections,
             ) as host:
                 mdns = Mdns(host, connections, self._counters) if settings.enable_mdns else None
-                relays = Relays(host, connections, self._relays, lambda: False)
-                self._running = _Running(host, connections, mdns, relays, int(time.time() * 1000), trio.current_time())
+                autonat = AutoNat(host)
+                relays = Relays(host, connections, self._relays, autonat.is_private)
+                began = int(time.time() * 1000)
+                self._running = _Running(host, connections, mdns, relays, autonat, began, trio.current_time())
                 protocols = await self.protocols_of_users()
                 protocols.attach(host)
                 announced = True
@@ -197,6 +202,7 @@ class Node:
                             nursery.start_soon(keep_in_use, host, lambda: self._limits.idle_refresh / 1000)
                             if mdns is not None:
                                 nursery.start_soon(mdns.run)
+                            nursery.start_soon(autonat.run)
                             nursery.start_soon(relays.run)
                             await connections.run(host)
                 finally:
@@ -379,6 +385,7 @@ class Node:
             listen=host.listen_addresses() if host else [],
             announced=host.announced_addresses() if host else [],
             observed=host.observed_addresses() if host else [],
+            reachability=self._running.autonat.addresses() if self._running else [],
         )
 
     def bounds(self) -> dict[str, tuple[int, int]]:
@@ -390,6 +397,7 @@ class Node:
             "timelines": (len(self._history), MAX_KEYS),
             **(self._protocols.bounds() if self._protocols else {}),
             **(self._running.relays.bounds() if self._running else {}),
+            **(self._running.autonat.bounds() if self._running else {}),
             **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
             **(self._running.dht.engine.bounds() if self._running and self._running.dht else {}),
             **(self._running.market.bounds() if self._running and self._running.market else {}),

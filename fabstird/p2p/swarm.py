@@ -158,11 +158,13 @@ class Swarm(LibSwarm):
                     nursery.start_soon(serve, partial(self._inbound, listener), [listener.sockets])
 
     async def _close_links(self, reason: str) -> None:
-        links = self.links()
-        for link in links:
-            link.end(reason)
-        for link in links:
-            await link.gone.wait()
+        """Those that lead through relays first: they need the others to say goodbye."""
+        for relayed in (True, False):
+            links = [link for link in self.links() if link.relayed is relayed]
+            for link in links:
+                link.end(reason)
+            for link in links:
+                await link.gone.wait()
 
     @property
     def bound(self) -> list[Listener]:

@@ -139,7 +139,7 @@ class TcpPipe(Pipe):
             await self._stream.send_all(data)
         except trio.BrokenResourceError as error:
             raise self._broken(error) from error
-        except trio.ClosedResourceError as error:
+        except (trio.ClosedResourceError, trio.BusyResourceError) as error:  # busy: with `finish`, there is one writer
             raise ConnectionClosedError("connection closed", transport="tcp") from error
         self._traffic.sent += len(data)
 
@@ -148,6 +148,8 @@ class TcpPipe(Pipe):
             await self._stream.send_eof()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the other side was quicker
+        except trio.BusyResourceError:
+            pass  # a stream's last words are not taken by the other side; whoever finishes goes on to close
 
 
 class WsPipe(Pipe):

@@ -185,7 +185,7 @@ class Engine:
         us; or a peer sees us at an address that is our own, so that there is no translation between us."""
         if self.host.announces_given:
             return True
-        if any(link.direction_text == "inbound" for link in self.host.links(peer_id)):
+        if any(link.direction_text == "inbound" and not link.relayed for link in self.host.links(peer_id)):
             return True
         seen = _host_of(info.observed) if info.observed else None
         return seen is not None and any(_host_of(address) == seen for address in self.host.listen_addresses())

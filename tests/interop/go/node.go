@@ -82,7 +82,7 @@ func newNode(ctx context.Context, given *options) (*node, error) {
 	}
 	if given.AutoNAT == "server" {
 		settings = append(settings, libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.ForceReachabilityPublic(),
-			libp2p.AutoNATServiceRateLimit(0, 0, time.Minute))
+			libp2p.AutoNATServiceRateLimit(0, 1000, time.Minute))
 	}
 	made, err := libp2p.New(settings...)
 	if err != nil {

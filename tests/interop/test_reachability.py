@@ -1,5 +1,5 @@
-"""A daemon behind a NAT, reached through a go relay (circuit relay v2). The NAT is the test's own: three network
-namespaces and nftables."""
+"""A daemon behind a NAT, reached through a go relay (circuit relay v2), and what it knows of how it can be reached
+(AutoNAT). The NAT is the test's own: network namespaces and nftables."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import trio
 from fabstir_client.errors import DialFailed
 from fabstird.identity import Identity
 from tests.faults.cable import behind_a_nat
-from tests.interop.daemon import Daemon, fabstird
+from tests.interop.daemon import Daemon, fabstird, parsed
 from tests.interop.gopeer import go_peer
 from tests.interop.peerdriver import Peer
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("nat", "go")]
 
 LISTEN = ["/ip4/0.0.0.0/tcp/4001"]
-SOON = 30.0  # seconds, on a machine that is busy with other things
+SOON = 60.0  # seconds; a dial into a NAT takes go-libp2p 15 of them to give up, on a machine that is busy or not
 SEED = "11" * 32  # of a relay that is restarted
 RELAY = Identity.from_seed(bytes.fromhex(SEED)).peer_id
 
@@ -111,3 +111,72 @@ async def test_the_relay_s_end_ends_what_it_carries() -> None:
                 await withdrawn(hidden)
                 with pytest.raises(DialFailed):
                     await daemon.call("connect", address=address)
+
+
+async def state(daemon: Daemon, address: str) -> str:
+    """Of an address (without peer id), in ``addresses()``."""
+    entries = (await daemon.call("addresses"))["reachability"]
+    found = [entry["state"] for entry in entries if entry["address"] == f"{address}/p2p/{daemon.peer_id}"]
+    assert len(found) <= 1, entries
+    return str(found[0]) if found else "not told"
+
+
+async def becomes(daemon: Daemon, address: str, wanted: str) -> None:
+    for _ in range(int(SOON * 10)):
+        if (now := await state(daemon, address)) == wanted:
+            return
+        await trio.sleep(0.1)  # then look again
+    raise AssertionError(f"{address} is still {now} after {SOON} s{daemon.last_words()}")
+
+
+async def test_an_address_is_reachable_when_several_servers_have_dialled_it() -> None:
+    with behind_a_nat(3) as (_, (here, one, another)):
+        address = f"/ip4/{here.address}/tcp/4001"
+        async with (
+            fabstird(prefix=here.run, settings={"log.level": "debug"}, listen_addresses=LISTEN) as daemon,
+            go_peer(listen=LISTEN, autonat="server", prefix=one.run) as first,
+            go_peer(listen=LISTEN, autonat="server", prefix=another.run) as second,
+        ):
+            assert await state(daemon, address) == "unknown"
+            await daemon.call("connect", address=reached_at(first, one.address))
+            assert await dial_back_of(daemon, first, address), daemon.last_words()
+            assert await state(daemon, address) == "unknown", "one server's word is not enough"
+            await daemon.call("connect", address=reached_at(second, another.address))
+            await becomes(daemon, address, "reachable")
+            entries = (await daemon.call("addresses"))["reachability"]
+            for entry in entries:
+                if not entry["address"].startswith(address):
+                    assert entry["state"] == "unknown", "nobody can say anything of a private one"
+            assert daemon.warnings() == []
+
+
+async def dial_back_of(daemon: Daemon, server: Peer, address: str) -> bool:
+    """Returns once the server has told how its dial went; whether it got through."""
+    for _ in range(int(SOON * 10)):
+        for entry in map(parsed, daemon.log):
+            if entry["event"] == "dialled back" and (entry["server"], entry["asked"]) == (server.peer_id, address):
+                return bool(entry["status"] == 0)
+        await trio.sleep(0.1)  # then look again
+    raise AssertionError(f"not dialled back within {SOON} s{daemon.last_words()}")
+
+
+def reached_at(peer: Peer, ip: str) -> str:
+    (address,) = [address for address in peer.addresses if f"/{ip}/" in address]
+    return address
+
+
+async def test_a_daemon_that_finds_itself_behind_a_nat_asks_a_bootstrap_node_to_relay() -> None:
+    with behind_a_nat(3) as (home, (one, another, here)):
+        async with (
+            go_peer(listen=LISTEN, autonat="server", relay="server", prefix=one.run) as first,
+            go_peer(listen=LISTEN, autonat="server", prefix=another.run) as second,
+            fabstird(prefix=here.run, listen_addresses=LISTEN) as daemon,
+        ):
+            nodes = [reached_at(first, one.address), reached_at(second, another.address)]
+            async with fabstird(prefix=home.run, listen_addresses=LISTEN, bootstrap_nodes=nodes) as hidden:
+                address = await circuit(hidden, first)
+                assert await state(hidden, "/ip4/45.32.1.1/tcp/4001") == "unknown", "it was tried, in vain"
+                assert await state(hidden, address.rpartition("/p2p/")[0]) == "relayed"
+                await daemon.call("connect", address=address)
+                assert (await daemon.call("ping", peerId=hidden.peer_id))["rtt"] > 0
+                assert hidden.warnings() == []
