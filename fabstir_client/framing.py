@@ -5,9 +5,11 @@ Both framings have the same five verbs, so that the links above them do not care
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from fabstir_client.errors import BadAnswer, ConnectionLost, FabstirError, Forbidden, TooLarge
+import msgspec
+
+from fabstir_client.errors import BadAnswer, ConnectionLost, FabstirError, Forbidden, LimitExceeded, TooLarge
 
 if TYPE_CHECKING:
     from fabstir_client.discovery import Endpoint
@@ -160,12 +162,32 @@ class WebSocket:
                 return ConnectionLost(f"{self._endpoint} closed the connection during the handshake")
             return BadAnswer(f"{self._endpoint} is no fabstird: {error.__cause__ or error}")
         status = error.response.status_code
+        body = bytes(error.response.body or b"")
         if status == 401:
-            return Forbidden(f"{self._endpoint} refused the token ({self._endpoint.token_origin})", status=status)
+            # Of a token that was good it says why it is not now
+            why = body.decode("utf-8", "replace").strip()
+            ended = f": {why}" if why.startswith("the token ") and len(why) < 200 and why.isprintable() else ""
+            return Forbidden(
+                f"{self._endpoint} refused the token ({self._endpoint.token_origin}){ended}", status=status
+            )
         if status == 403:
             return Forbidden(
                 f"{self._endpoint} refused the Host of the request; see [api] allowed_hosts", status=status
             )
+        if status == 503 and (limit := _limit(body)) is not None:
+            return limit
         if status >= 500:
             return ConnectionLost(f"{self._endpoint} answered the handshake with HTTP {status}")
         return BadAnswer(f"{self._endpoint} is no fabstird: it answered the handshake with HTTP {status}")
+
+
+def _limit(body: bytes) -> LimitExceeded | None:
+    """The limit that the daemon names in a refusal; None where the body is something else, as from a proxy."""
+    try:
+        told = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    if told.get("code") != LimitExceeded.code or not isinstance(told.get("message"), str):
+        return None
+    names = ("limit", "current", "configKey")
+    return LimitExceeded(told["message"], **{name: told[name] for name in names if name in told})

@@ -472,10 +472,15 @@ def test_the_command_line_makes_lists_and_revokes(shared: Process) -> None:
     assert fabstir(shared, "token", "revoke", "ci") == "ci is revoked\n"
     assert fabstir(shared, "token", "revoke", "ci") == "ci was no token\n"
     assert fabstir(shared, "token", "list") == "no tokens but the one in api.token\n"
-    assert "token" in fabstir(shared, "status", status=1, **over_http)
+    assert "refused the token" in fabstir(shared, "status", status=1, **over_http)
+    brief = fabstir(shared, "token", "create", "brief", "--access", "read", "--expires", "1s").splitlines()[0]
+    over_http["FABSTIR_TOKEN"] = brief
+    words = fabstir(shared, "wait", "peers=100", "--timeout", "60", status=1, **over_http)
+    assert 'the token "brief" expired' in words
+    fabstir(shared, "token", "revoke", "brief")
     lines = fabstir(shared, "audit", "--limit", "3").splitlines()
     assert lines[0].split() == ["SEQ", "TIME", "WHO", "METHOD", "OUTCOME", "TOOK", "PARAMETERS"]
-    assert ["token.revoke ok" in " ".join(line.split()) for line in lines[1:]] == [False, True, True]
+    assert ["token.revoke ok" in " ".join(line.split()) for line in lines[1:]] == [True, False, True]
 
 
 @pytest.mark.parametrize("time", ["30", "d", "0d", "1y", "1.5h", "-1d", ""])

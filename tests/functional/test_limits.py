@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 
+import fabstir_client
 from tests.functional.running import (
     Connection,
     Json,
@@ -197,6 +198,25 @@ async def asking(running: Process, way: str) -> AsyncIterator[Any]:
             return await connection.receive()
 
         yield ask
+
+
+@pytest.mark.parametrize("way", ["ipc", "http"])
+async def test_the_client_is_told_which_limit_it_met(small: Process, way: str) -> None:
+    async with AsyncExitStack() as held:
+        first = await held.enter_async_context(ipc(small))
+        for _ in range(2 if way == "ipc" else 3):
+            await held.enter_async_context(ipc(small) if way == "ipc" else ws(small))
+        await until_bound(first, f"{way}Connections", 3)
+        api = f"ipc:{small.api['ipc']}" if way == "ipc" else f"http://127.0.0.1:{small.port}"
+        with pytest.raises(fabstir_client.LimitExceeded) as raised:
+            await trio.to_thread.run_sync(ask_status, api, small.token)
+        assert raised.value.data == {"limit": 3, "current": 3, "configKey": f"api.max_{way}_connections"}
+        assert f"[api] max_{way}_connections" in str(raised.value)
+
+
+def ask_status(api: str, token: str) -> None:
+    with fabstir_client.connect_sync(api=api, token=token if api.startswith("http") else None) as client:
+        client.status()
 
 
 # --------------------------------------------------------------------------------------------------------------------
