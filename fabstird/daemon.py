@@ -106,7 +106,7 @@ async def run(launch: Launch, settings: Config, signals: Signals) -> None:
             canary=Canary(counters.loop_delay.observe),
         )
         logger.info("daemon starting", version=__version__, pid=os.getpid(), data_dir=str(launch.data_dir))
-        activated = activation.assign(systemd.listen_sockets(), settings.api)
+        activated = activation.take(settings.api)
         async with supervised(lambda: describe(node), node.silence, services.canary) as about:
             reload = partial(about.reload, lambda: _reload(launch, services))
             signals.attach(stopping.set, reload, _log_tasks, _log_threads)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fabstird.api.errors import BindError
 from fabstird.config import ApiConfig
-from fabstird.systemd import Passed
+from fabstird.systemd import Passed, listen_sockets
+
+CURE = "it may have ListenStream= only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +21,26 @@ class Activated:
     http: Passed | None = None
 
 
+def take(api: ApiConfig) -> Activated:
+    """The sockets that this process was started with. Raises `BindError`."""
+    try:
+        passed = listen_sockets()
+    except OSError as error:
+        raise BindError(f"the socket unit passes something that is no socket ({error.strerror}); {CURE}") from error
+    return assign(passed, api)
+
+
 def assign(passed: Iterable[Passed], api: ApiConfig) -> Activated:
     """A socket named ``ipc`` or ``http`` by its unit is that endpoint's. Of the others, one for TCP or at the path of
     ``[api] http`` is HTTP's, and a Unix socket is IPC's.
 
-    Raises `BindError` for one that no endpoint is left for: its callers would wait for ever.
+    Raises `BindError` for one that nobody can connect to, and for one that no endpoint is left for: its callers would
+    wait for ever.
     """
     found: dict[str, Passed] = {}
     for one in passed:
+        if not one.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise BindError(f"the socket unit passes {one.where}, which takes no connections; {CURE}")
         own = one.name if one.name in ("ipc", "http") else _kind(one, api)
         if own in found:
             raise BindError(
