@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.interop.jspeer import cache_directory, ensure_installed
+from tests.interop import cache
+from tests.interop.jspeer import ensure_installed
 
 HERE = Path(__file__).parent
 HIVEMIND = "hivemind==1.1.12"
@@ -53,7 +54,7 @@ class Running:
 
 def p2pd_binary() -> Path:
     """go-libp2p-daemon, fetched first where it is not in the cache."""
-    binary = cache_directory() / f"p2pd-{HIVEMIND.partition('==')[2]}"
+    binary = cache.directory() / f"p2pd-{HIVEMIND.partition('==')[2]}"
     if not binary.exists():
         binary.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=binary.parent) as place:

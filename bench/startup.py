@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""How soon does the API answer, and how soon is the node started? Seconds from exec, medians of several daemons.
+"""How soon does the API answer, how soon is the node started, and what memory does it then hold? Beside a js-libp2p
+node with the same transports and protocols (server.mjs), from exec to its first answer.
 
-usage: .venv/bin/python bench/startup.py [RUNS]
+usage: .venv/bin/python -m bench.startup [--rounds N]
 """
 
+from __future__ import annotations
+
+import argparse
 import json
 import socket
 import statistics
@@ -11,30 +15,85 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from bench.anchors import Running, node_script, running
+from bench.table import Row, table
 
-def once() -> tuple[float, float]:
+SETTLED = 1.0  # seconds after the start, when memory is looked at
+SETTINGS = (
+    "api.http=127.0.0.1:0",
+    "node.enable_mdns=false",
+    "node.enable_dht=false",
+    'node.listen_addresses=["/ip4/127.0.0.1/tcp/0"]',
+)
+
+
+@dataclass
+class Found:
+    answered: list[float] = field(default_factory=list)  # seconds from exec to the first answer of the API
+    started: list[float] = field(default_factory=list)
+    resident: list[int] = field(default_factory=list)  # bytes
+
+
+def ours(found: Found) -> None:
     with tempfile.TemporaryDirectory(prefix="fabstir-") as directory:
-        command = [sys.executable, "-m", "fabstird", "run", "--data-dir", directory, "--set", "api.http=127.0.0.1:0"]
-        command += ["--set", "node.enable_mdns=false", "--set", "node.enable_dht=false"]  # alone on a shared machine
+        command = [sys.executable, "-m", "fabstird", "run", "--data-dir", directory]
+        for setting in SETTINGS:
+            command += ["--set", setting]
         begun = time.perf_counter()
-        with subprocess.Popen(command, stderr=subprocess.DEVNULL) as daemon:
-            connection = reached(Path(directory) / "api.sock")
-            first = started = 0.0
+        with running(command, stderr=subprocess.DEVNULL) as process:
+            connection = _reached(Path(directory) / "api.sock")
+            answered = 0.0
             with connection, connection.makefile("rwb") as lines:
-                while not started:
+                while True:
                     lines.write(b'{"jsonrpc":"2.0","id":1,"method":"status"}\n')
                     lines.flush()
                     status = json.loads(lines.readline())["result"]
-                    first = first or time.perf_counter() - begun
+                    answered = answered or time.perf_counter() - begun
                     if status["state"] == "started":
-                        started = time.perf_counter() - begun
-            daemon.terminate()
-    return first, started
+                        break
+                    time.sleep(0.002)
+                found.started.append(time.perf_counter() - begun)
+                found.answered.append(answered)
+            time.sleep(SETTLED)
+            found.resident.append(Running(process).resident())
 
 
-def reached(path: Path) -> socket.socket:
+def theirs(found: Found) -> None:
+    command = node_script("server.mjs")
+    begun = time.perf_counter()
+    with running([command[0], "--expose-gc", *command[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b'{"method": "about"}\n')
+        process.stdin.flush()
+        process.stdout.readline()
+        found.started.append(time.perf_counter() - begun)
+        time.sleep(SETTLED)
+        found.resident.append(Running(process).resident())
+
+
+def measure(rounds: int) -> list[Row]:
+    js, fabstird = Found(), Found()
+    for number in range(rounds + 1):
+        theirs(js)
+        ours(fabstird)
+        if number == 0:  # files are in the cache now
+            js, fabstird = Found(), Found()
+    start, name = statistics.median(js.started), "js-libp2p node"
+    rows = []
+    for what, times, most in (("API answers", fabstird.answered, 0.6), ("node started", fabstird.started, 1.7)):
+        mine = statistics.median(times)
+        rows.append(Row(f"exec → {what}", name, f"{start:.2f} s", f"{mine:.2f} s", mine / start, most=most))
+    memory, their_memory = statistics.median(fabstird.resident), statistics.median(js.resident)
+    words = [f"{size / 1e6:.0f} MB" for size in (their_memory, memory)]
+    rows.append(Row("resident memory, started", name, *words, memory / their_memory, most=0.8))
+    return rows
+
+
+def _reached(path: Path) -> socket.socket:
     while True:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -46,9 +105,11 @@ def reached(path: Path) -> socket.socket:
             return connection
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9)
+    print(table(measure(parser.parse_args().rounds)))
+
+
 if __name__ == "__main__":
-    once()  # files into the cache
-    runs = [once() for _ in range(int(sys.argv[1]) if len(sys.argv) > 1 else 9)]
-    first = statistics.median(run[0] for run in runs)
-    started = statistics.median(run[1] for run in runs)
-    print(f"first answer {first:.3f} s, started {started:.3f} s, ratio {first / started:.2f} (medians of {len(runs)})")
+    main()
