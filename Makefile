@@ -5,13 +5,17 @@ ARGS ?=
 # Where `make install` puts things; with DESTDIR, under that folder instead of the machine's own root.
 export DESTDIR PREFIX SYSCONFDIR
 
-.PHONY: run test lint format docs install uninstall check-machine check-test-machine clean
+.PHONY: run test bench lint format docs install uninstall check-machine check-test-machine clean
 
 run: $(VENV)/.installed-daemon
 	$(VENV)/bin/fabstird run $(ARGS)
 
 test: check-test-machine lint
 	$(VENV)/bin/pytest $(ARGS)
+
+# The speed of the API beside others of its kind, as a markdown table; some four minutes on a machine at rest.
+bench: check-test-machine $(VENV)/.installed-test
+	$(VENV)/bin/python -m bench.table $(ARGS)
 
 lint: $(VENV)/.installed-test
 	$(VENV)/bin/ruff check .

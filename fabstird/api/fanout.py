@@ -27,7 +27,7 @@ from fabstird.rpc.events import heartbeat, matches, notification, position
 CHUNK_BYTES = 65536  # of notifications handed to a connection at once; at least one
 CHUNK_ENTRIES = 1024  # of the log looked through at once
 KEPT_CHUNKS = 16  # that were made last, for others at the same place
-TURN = 128  # subscriptions written to before other tasks get a turn
+TURN = 256  # subscriptions written to before other tasks get a turn
 
 
 class Follower(Protocol):

@@ -6,12 +6,14 @@ awaited here (LAB.md, "jsonrpcserver on trio"; ADR 3). Every transport comes thr
 
 A single call that is well formed goes past jsonrpcserver, which costs more than all the rest (ADR 9): it is decoded as
 a `_Request`, found in the same table and run by the same functions. Whatever is not that, however slightly, is left to
-jsonrpcserver untouched; a test holds the two ways equal.
+jsonrpcserver untouched; a test holds the two ways equal. It is imported behind the API (`load`): with jsonschema, which
+it brings, it takes a sixth of the time to the first answer.
 """
 
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import math
 import secrets
@@ -23,8 +25,6 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 import trio
-from jsonrpcserver import Error, Result, Success, dispatch_to_response
-from jsonrpcserver.response import ErrorResponse, SuccessResponse
 
 from fabstir_client.errors import (
     DeadlineExceeded,
@@ -143,8 +143,8 @@ class Dispatcher:
             raise ValueError("a method is declared twice")
         waits = {method.name: inspect.iscoroutinefunction(method.handler) for method in methods}
         self._single = {method.name: (method, waits[method.name]) for method in methods}
-        self._registry: dict[str, Callable[..., Result]] = {
-            _INVALID: lambda _: Error(-32600, "Invalid Request"),
+        self._registry: dict[str, Callable[..., Any]] = {
+            _INVALID: _invalid,
             **{method.name: _recorder(method, waits[method.name]) for method in methods},
         }
 
@@ -194,6 +194,8 @@ class Dispatcher:
                 call,
             )
         done = _Pass()
+        from jsonrpcserver import dispatch_to_response
+
         responses = dispatch_to_response(
             "", self._registry, context=done, deserializer=lambda _: _prepared(parsed), validator=_validate
         )
@@ -384,8 +386,21 @@ _INVALID = "rpc.invalid"  # jsonrpcserver has no way to refuse one element of a 
 _INVALID_CALL = {"jsonrpc": "2.0", "method": _INVALID, "id": None}
 
 
-def _recorder(method: Method, waits: bool) -> Callable[..., Result]:
-    def record(done: _Pass, /, *positional: Any, **named: Any) -> Result:
+def load() -> None:
+    """Import jsonrpcserver, which the first text that needs it would else wait for."""
+    importlib.import_module("jsonrpcserver.response")
+
+
+def _invalid(_: _Pass) -> Any:
+    from jsonrpcserver import Error
+
+    return Error(InvalidRequest.rpc_code, "Invalid Request")
+
+
+def _recorder(method: Method, waits: bool) -> Callable[..., Any]:
+    def record(done: _Pass, /, *positional: Any, **named: Any) -> Any:
+        from jsonrpcserver import Success
+
         item = _Recorded(method, waits, positional, named)
         done.recorded.append(item)
         return Success(item)
@@ -418,6 +433,8 @@ def _validate(parsed: Any) -> Any:
 
 def _name(response: Any) -> None:
     """Tell a recorded call the id of its request; notifications have neither response nor id."""
+    from jsonrpcserver.response import SuccessResponse
+
     inner = getattr(response, "_value", None)
     if isinstance(inner, SuccessResponse):
         recorded: Any = inner.result
@@ -426,6 +443,8 @@ def _name(response: Any) -> None:
 
 def _wire(response: Any, counters: Counters) -> dict[str, Any]:
     """jsonrpcserver's response as the answer's JSON object; recorded calls bring their own outcome."""
+    from jsonrpcserver.response import ErrorResponse, SuccessResponse
+
     inner = response._value if hasattr(response, "_value") else response._error
     if isinstance(inner, SuccessResponse):
         recorded: Any = inner.result

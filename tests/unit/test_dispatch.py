@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonrpcserver
 import msgspec
 import pytest
 import structlog
@@ -346,7 +347,7 @@ async def test_what_is_no_json(text: bytes) -> None:
 async def test_too_many_values_are_refused_before_they_are_parsed(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work, not time: no parser is called at all."""
     monkeypatch.setattr(dispatching, "_decode_request", pytest.fail)
-    monkeypatch.setattr(dispatching, "dispatch_to_response", pytest.fail)
+    monkeypatch.setattr(jsonrpcserver, "dispatch_to_response", pytest.fail)
     monkeypatch.setattr(msgspec.json, "decode", pytest.fail)
     answer = await ask(text)
     assert (code(answer), answer["id"]) == (-32003, None)
