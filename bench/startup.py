@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """How soon does the API answer, how soon is the node started, and what memory does it then hold? Beside a js-libp2p
-node with the same transports and protocols (server.mjs), from exec to its first answer.
+node with the same transports and protocols, the interop peer, from exec until it says that it is ready.
 
 usage: .venv/bin/python -m bench.startup [--rounds N]
 """
@@ -18,15 +18,16 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.anchors import Running, node_script, running
+from bench.anchors import Running, running
 from bench.table import Row, table
+from tests.interop.jspeer import ensure_installed
 
 SETTLED = 1.0  # seconds after the start, when memory is looked at
+LISTEN = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"]
 SETTINGS = (
     "api.http=127.0.0.1:0",
-    "node.enable_mdns=false",
-    "node.enable_dht=false",
-    'node.listen_addresses=["/ip4/127.0.0.1/tcp/0"]',
+    "node.enable_mdns=false",  # alone on a shared machine
+    f"node.listen_addresses={json.dumps(LISTEN)}",
 )
 
 
@@ -67,14 +68,12 @@ def ours(found: Found) -> None:
 
 
 def theirs(found: Found) -> None:
-    command = node_script("server.mjs")
+    command = [*map(str, ensure_installed()), json.dumps({"listen": LISTEN, "dht": "server"})]
     begun = time.perf_counter()
-    with running([command[0], "--expose-gc", *command[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin is not None
+    with running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdin.write(b'{"method": "about"}\n')
-        process.stdin.flush()
-        process.stdout.readline()
+        ready = json.loads(process.stdout.readline())
+        assert ready["event"] == "ready", ready
         found.started.append(time.perf_counter() - begun)
         found.started_cpu.append(Running(process).cpu())
         time.sleep(SETTLED)
