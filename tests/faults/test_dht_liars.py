@@ -1,0 +1,207 @@
+"""Nodes of the DHT that lie, send garbage, send too much, or nothing at all: an error that says so or a counter that
+moves, never a stuck call, never a crash."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from fabstir_client.errors import DeadlineExceeded, PeerNotFound
+from tests.faults.chance import seed
+from tests.interop.daemon import Daemon, fabstird
+from tests.support.minipeer import Connection, MiniPeer, Stream, StreamReset, mini_peer
+from tests.support.ports import refusing_port
+from tests.support.wire import field, varint
+
+KAD = "/ipfs/kad/1.0.0"
+STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+PUT_VALUE, GET_VALUE, ADD_PROVIDER, GET_PROVIDERS, FIND_NODE, PING = range(6)
+
+
+def message(kind: int, key: bytes = b"", rest: bytes = b"") -> bytes:
+    body = varint(1 << 3) + varint(kind) + (field(2, key) if key else b"") + rest
+    return varint(len(body)) + body
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    return field(3, field(1, key) + field(2, value))
+
+
+@asynccontextmanager
+async def beside(peer: MiniPeer) -> AsyncIterator[Daemon]:
+    """A daemon that has the peer in its routing table, and answers it."""
+    address = await peer.listen()
+    async with fabstird(settings={"dht.mode": "server"}, enable_dht=True) as daemon:
+        await daemon.call("connect", address=address)
+        with trio.fail_after(30):
+            while (await daemon.call("dht.status"))["peers"] < 1:
+                pass  # the call waits for the daemon
+        yield daemon
+
+
+async def reset(stream: Stream) -> bool:
+    """Whether the daemon resets it, and does not answer."""
+    try:
+        return await stream.receive_some() == b"" and False
+    except StreamReset:
+        return True
+
+
+async def test_a_node_that_never_answers_holds_nobody_up() -> None:
+    async def silent(stream: Stream) -> None:
+        await trio.sleep_forever()
+
+    async with mini_peer() as peer:
+        peer.handle(KAD, silent)
+        async with beside(peer) as daemon:
+            for method, params in (
+                ("dht.find_peer", {"peerId": STRANGER}),
+                ("dht.find_providers", {"key": "x"}),
+                ("dht.get_value", {"key": "x"}),
+                ("dht.provide", {"key": "x"}),
+                ("dht.put_value", {"key": "x", "value": ""}),
+            ):
+                with pytest.raises(DeadlineExceeded):
+                    await daemon.call(method, **params, timeout=200)
+            found = await daemon.call("fabstir.discover", model="x", timeout=400)
+            assert (found["nodes"], found["complete"]) == ([], False)
+            # With time enough it is given up, and no longer asked
+            whole = await daemon.call("dht.get_value", key="x", timeout=60000)
+            assert (whole["found"], whole["complete"]) == (True, True), "what it put itself, it holds itself"
+            status = await daemon.call("dht.status")
+            assert status["peers"] == 0
+            assert status["failed"] >= 1
+            assert await daemon.peer(peer.peer_id), "its connection is another matter"
+
+
+async def test_garbage_for_an_answer_is_counted() -> None:
+    chance = random.Random(seed())
+
+    async def babble(stream: Stream) -> None:
+        await stream.receive_some()
+        data = chance.randbytes(chance.randrange(1, 200))
+        await stream.send_all(varint(len(data)) + b"\xff" + data[1:])
+
+    async with mini_peer() as peer:
+        peer.handle(KAD, babble)
+        async with beside(peer) as daemon:
+            for _ in range(20):
+                found = await daemon.call("dht.get_value", key="x")
+                assert (found["found"], found["complete"]) == (False, True)
+            assert (await daemon.call("dht.status"))["malformed"] >= 1
+
+
+async def test_an_answer_without_an_end_is_not_read() -> None:
+    async def boast(stream: Stream) -> None:
+        await stream.receive_some()
+        await stream.send_all(varint(1 << 30) + bytes(5000))
+
+    async with mini_peer() as peer:
+        peer.handle(KAD, boast)
+        async with beside(peer) as daemon:
+            found = await daemon.call("dht.find_providers", key="x")
+            assert (found["providers"], found["complete"]) == ([], True)
+            assert (await daemon.call("dht.status"))["failed"] >= 1
+
+
+async def test_a_liar_who_makes_up_ever_closer_nodes_comes_to_an_end() -> None:
+    chance = random.Random(seed())
+    asked = 0
+    with refusing_port() as port:
+        nowhere = b"\x04\x7f\x00\x00\x01\x06" + port.to_bytes(2, "big")
+
+        async def lie(stream: Stream) -> None:
+            nonlocal asked
+            asked += 1
+            await stream.receive_some()
+            made_up = b"".join(
+                field(8, field(1, b"\x12\x20" + chance.randbytes(32)) + field(2, nowhere)) for _ in range(64)
+            )
+            await stream.send_all(message(FIND_NODE, b"", made_up))
+
+        async with mini_peer() as peer:
+            peer.handle(KAD, lie)
+            async with beside(peer) as daemon:
+                with pytest.raises(PeerNotFound, match="peers of the DHT were asked"):
+                    await daemon.call("dht.find_peer", peerId=STRANGER, timeout=60000)
+                assert asked >= 1
+                status = await daemon.call("dht.status")
+                assert status["asked"] <= 400, "120 a lookup at most, and there were few"
+
+
+async def test_records_against_the_rules_are_refused_and_counted() -> None:
+    async with mini_peer() as peer, mini_peer() as other:
+        peer.handle(KAD, _hold)
+        async with beside(peer) as daemon:
+            conn = peer.connections[0]
+            stranger = field(9, field(1, b"\x12\x20" + bytes(32)))
+            wrong = (
+                message(ADD_PROVIDER, b"k", stranger),
+                message(ADD_PROVIDER, b"k"),
+                message(ADD_PROVIDER, bytes(81), stranger),
+                message(PUT_VALUE, b"k"),
+                message(PUT_VALUE, b"k", record(b"other", b"v")),
+                message(PUT_VALUE, b"k", record(b"k", bytes(20000))),
+                message(PUT_VALUE, b"/ipns/k", record(b"/ipns/k", b"v")),
+                message(GET_VALUE),
+                message(FIND_NODE),
+            )
+            for data in wrong:
+                assert await reset(await conn.send_bytes(KAD, data)), data[:40]
+            status = await daemon.call("dht.status")
+            assert (status["refused"], status["values"], status["providedKeys"]) == (len(wrong), 0, 0)
+            # One that keeps to them is answered after all that
+            stream = await conn.send_bytes(KAD, message(PUT_VALUE, b"k", record(b"k", b"v")))
+            assert await stream.receive_exactly(len(message(PUT_VALUE, b"k", record(b"k", b"v"))))
+            assert (await daemon.call("dht.get_value", key="k"))["value"] == base64.b64encode(b"v").decode()
+        assert other.connections == []
+
+
+async def test_garbage_on_the_protocol_is_counted_and_nothing_else() -> None:
+    chance = random.Random(seed())
+    async with mini_peer() as peer:
+        peer.handle(KAD, _hold)
+        async with beside(peer) as daemon:
+            conn = peer.connections[0]
+            for _ in range(200):
+                data = chance.randbytes(chance.randrange(1, 300))
+                framed = varint(len(data)) + data if chance.random() < 0.8 else data
+                stream = await conn.send_bytes(KAD, framed)
+                await stream.close()
+            assert await reset(await conn.send_bytes(KAD, varint(1 << 30)))
+            await _still_answers(conn)
+            assert (await daemon.call("dht.status"))["malformed"] >= 1
+            assert await daemon.peer(peer.peer_id)
+
+
+async def test_streams_of_one_node_are_bounded() -> None:
+    async with mini_peer() as peer:
+        peer.handle(KAD, _hold)
+        async with beside(peer) as daemon:
+            conn = peer.connections[0]
+            held = [await conn.open_stream(KAD) for _ in range(8)]
+            for stream in held:
+                await stream.send_all(message(PING))
+                await stream.receive_exactly(len(message(PING)))
+            assert await reset(await conn.send_bytes(KAD, message(PING)))
+            assert (await daemon.call("metrics"))["bounds"]["dhtStreams"] == {"current": 8, "limit": 64}
+            await held[0].close()
+            with trio.fail_after(30):
+                while (await daemon.call("metrics"))["bounds"]["dhtStreams"]["current"] == 8:
+                    pass
+            await _still_answers(conn)
+
+
+async def _hold(stream: Stream) -> None:
+    """Says nothing, for as long as the daemon waits."""
+    await trio.sleep_forever()
+
+
+async def _still_answers(conn: Connection) -> None:
+    stream = await conn.send_bytes(KAD, message(PING))
+    assert await stream.receive_exactly(len(message(PING))) == message(PING)
