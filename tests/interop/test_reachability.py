@@ -113,6 +113,27 @@ async def test_the_relay_s_end_ends_what_it_carries() -> None:
                     await daemon.call("connect", address=address)
 
 
+async def test_a_relay_s_limit_is_told_as_the_reason() -> None:
+    """5 s for each connection, as `tests/interop/README.md` has it. The daemons renew what the relay lets them keep."""
+    with behind_a_nat(2) as (home, (relaying, here)):
+        async with go_peer(listen=LISTEN, relay="limited", prefix=relaying.run) as relay:
+            nodes = [reached_at(relay, relaying.address)]
+            async with (
+                fabstird(prefix=home.run, settings={"relay.nodes": nodes}, listen_addresses=LISTEN) as hidden,
+                fabstird(prefix=here.run, listen_addresses=LISTEN) as daemon,
+            ):
+                address = await circuit(hidden, relay)
+                await daemon.call("connect", address=address)
+                assert (await daemon.call("ping", peerId=hidden.peer_id))["rtt"] > 0
+                for one, other in ((daemon, hidden), (hidden, daemon)):
+                    gone = await one.wait_event("peer:disconnect", peerId=other.peer_id, timeout=SOON)
+                    assert gone["reason"] == "limit"
+                    assert len(one.found("peer:disconnect")) == 1, "the connection to the relay itself stays"
+                assert address in (await hidden.call("addresses"))["announced"], "the reservation stays, too"
+                for one in (hidden, daemon):
+                    assert one.warnings() == []
+
+
 async def state(daemon: Daemon, address: str) -> str:
     """Of an address (without peer id), in ``addresses()``."""
     entries = (await daemon.call("addresses"))["reachability"]

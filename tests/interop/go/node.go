@@ -26,6 +26,9 @@ import (
 const (
 	kadID      = "/ipfs/kad/1.0.0"
 	mdnsName   = "_p2p._udp" // of the libp2p specification
+
+	relayedTime  = 5 * time.Second // with relay "limited": how long a connection lasts
+	relayedBytes = 256 * 1024      // and what it carries each way
 	streamIdle = 60 * time.Second
 )
 
@@ -79,6 +82,10 @@ func newNode(ctx context.Context, given *options) (*node, error) {
 	}
 	if given.Relay == "server" {
 		settings = append(settings, libp2p.EnableRelayService(relay.WithInfiniteLimits()), libp2p.ForceReachabilityPublic())
+	}
+	if given.Relay == "limited" {
+		limit := relay.WithLimit(&relay.RelayLimit{Duration: relayedTime, Data: relayedBytes})
+		settings = append(settings, libp2p.EnableRelayService(limit), libp2p.ForceReachabilityPublic())
 	}
 	if given.AutoNAT == "server" {
 		settings = append(settings, libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.ForceReachabilityPublic(),

@@ -39,7 +39,7 @@ func readOptions(text []byte) (*options, error) {
 		return nil, fmt.Errorf("options: %w", err)
 	}
 	for _, mode := range []struct{ name, value, allowed string }{
-		{"dht", given.DHT, "server client"}, {"relay", given.Relay, "server"}, {"autonat", given.AutoNAT, "server"},
+		{"dht", given.DHT, "server client"}, {"relay", given.Relay, "server limited"}, {"autonat", given.AutoNAT, "server"},
 	} {
 		if mode.value != "" && !oneOf(mode.value, mode.allowed) {
 			return nil, fmt.Errorf("%q must be one of: %s", mode.name, mode.allowed)
