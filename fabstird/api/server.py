@@ -42,6 +42,7 @@ log = get_logger("api.server")
 
 GRACE = 0.5  # seconds for requests that are under way when the server stops
 TURNED_AWAY = 64  # connections at a time that are told why they are; others beyond the limit are closed in silence
+TOO_BIG = b"\x88\x02\x03\xf1"  # a close frame with 1009, to which hypercorn adds no reason
 CLOSE_FRAME = b"\x88"  # how it begins, RFC 6455
 
 
@@ -325,6 +326,9 @@ class _Http1(H11Protocol):
             self._on_closed()
 
     async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Data) and event.data == TOO_BIG:
+            why = f"[api] max_request_bytes allows {self.config.websocket_max_message_size} bytes".encode()
+            event = Data(event.stream_id, TOO_BIG[:1] + bytes([2 + len(why)]) + TOO_BIG[2:] + why)
         await super().stream_send(event)
         if isinstance(event, Data) and event.data[:1] == CLOSE_FRAME:
             self._on_goodbye()  # no frame may follow it

@@ -25,7 +25,19 @@ NAME = 64  # characters of a parameter's name
 SIZE = 2048  # bytes of an entry's parameters as JSON
 
 SHOWN = {"access", "address", "addresses", "cidr", "config", "epoch", "ip", "key", "level", "methods", "name", "peerId"}
-SHOWN |= {"protocol", "protocols", "reason", "subscription", "tag", "target", "topic", "type", "types"}
+SHOWN |= {
+    "framing",
+    "logger",
+    "protocol",
+    "protocols",
+    "reason",
+    "subscription",
+    "tag",
+    "target",
+    "topic",
+    "type",
+    "types",
+}
 
 
 class Audit:

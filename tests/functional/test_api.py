@@ -633,7 +633,7 @@ async def test_a_message_over_the_limit_closes_a_websocket_with_1009(tight: Proc
         assert await connection.receive_text() is None
         reason = connection.websocket.closed
         assert reason is not None
-        assert reason.code == 1009
+        assert (reason.code, reason.reason) == (1009, "[api] max_request_bytes allows 2000 bytes")
 
 
 async def test_a_body_over_the_limit_is_413(tight: Process) -> None:
