@@ -58,5 +58,11 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	scripts/link-typings $(VENV)
 	touch $@ $(VENV)/.installed-daemon
 
+.PHONY: interop
+# The matrix of transports and other implementations; writes docs/interop.md. What cannot run here is a failure.
+interop: check-test-machine $(VENV)/.installed-test
+	FABSTIR_REQUIRE=js,go,rust FABSTIR_INTEROP_REPORT=docs/interop.md \
+		$(VENV)/bin/pytest tests/interop/test_matrix.py -k test_cell $(ARGS)
+
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache

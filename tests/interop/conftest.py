@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 
 from tests.interop import peers
+from tests.interop.matrix import Results, render
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
+RESULTS = pytest.StashKey[Results]()
+REPORT = "FABSTIR_INTEROP_REPORT"  # a file to write the matrix to: `make interop`
 
 
 def required() -> set[str]:
@@ -56,6 +61,30 @@ def implementation(request: pytest.FixtureRequest) -> str:
     name = str(request.param)
     request.getfixturevalue(name)
     return name
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RESULTS] = Results({}, {})
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Keeps what each cell of the matrix has shown."""
+    report = yield
+    told = dict(item.user_properties)
+    if report.when == "call" and "cell" in told:
+        results = item.config.stash[RESULTS]
+        results.works[told["cell"]] = report.passed
+        if "versions" in told:
+            results.versions[told["cell"].implementation] = told["versions"]
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if os.environ.get(REPORT):
+        Path(os.environ[REPORT]).write_text(render(session.config.stash[RESULTS]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
