@@ -83,7 +83,10 @@ def parse(text: str) -> Address:
         raise AddressError(f'"{text}" does not begin with an address that can be reached')
     elif len(rest) < 2 or rest[0] != "tcp" or rest[2:] not in ([], ["ws"]):
         wanted = "/".join(rest) or "nothing"
-        raise AddressError(f'no transport for "{text}": this node speaks /tcp/PORT and /tcp/PORT/ws, not /{wanted}')
+        why = "; why QUIC is left off is in docs/interop.md" if rest[2:3] == ["quic-v1"] else ""
+        raise AddressError(
+            f'no transport for "{text}": this node speaks /tcp/PORT and /tcp/PORT/ws, not /{wanted}{why}'
+        )
     else:
         address = Address(kind, host, _port(rest[1], text), "ws" if rest[2:] else "tcp", peer_id, relay)
     try:

@@ -136,3 +136,24 @@ async def test_a_silent_address_does_not_hold_up_the_one_that_answers() -> None:
             assert metrics["failedConnections"] == 0, "what lost the race has not failed"
             assert metrics["connections"] == 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("name", ["ip6", "dns", "dns4"])
+async def test_names_and_ipv6(name: str) -> None:
+    """Over IPv6, and by a name that every hosts file knows. What is told of the connection is the endpoint."""
+    host = "::1" if name == "ip6" else "127.0.0.1"
+    listen = f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/0"
+    async with fabstird(listen_addresses=[listen]) as other, fabstird() as daemon:
+        (real,) = other.status["listenAddresses"]
+        assert real.startswith(listen.removesuffix("0"))
+        port = real.split("/")[4]
+        address = real if name == "ip6" else f"/{name}/localhost/tcp/{port}/p2p/{other.peer_id}"
+        result = await daemon.call("connect", address=address)
+        assert (result["peerId"], result["address"]) == (other.peer_id, real)
+        told = await other.call("addresses")
+        assert told["listen"] == [real]
+        assert told["announced"] == [real]
+        await other.wait_event("peer:identify", peerId=daemon.peer_id)
+        (observed,) = (await other.call("addresses"))["observed"]
+        assert observed.startswith(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/")
+        assert observed.endswith(f"/p2p/{other.peer_id}")
