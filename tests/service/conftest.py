@@ -19,13 +19,18 @@ from tests.service.unit import Service
 
 
 @pytest.fixture(scope="session")
-def installed(root: None, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `make install` has put fabstird, for a machine to be made of it."""
+def systemd(root: None, pytestconfig: pytest.Config) -> None:
+    """Whoever uses it may boot machines under systemd."""
     if (reason := has_systemd()) is not None:
         if "root" in os.environ.get("FABSTIR_REQUIRE", "").replace(" ", "").split(","):
             pytest.fail(f"FABSTIR_REQUIRE asks for root, which includes systemd: {reason}", pytrace=False)
         pytestconfig.stash.setdefault(LEFT_OUT, {})["root"] = f"boots systemd: {reason}"
         pytest.skip(f"left out: {reason}")
+
+
+@pytest.fixture(scope="session")
+def installed(systemd: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `make install` has put fabstird, for a machine to be made of it."""
     tree = tmp_path_factory.mktemp("installed")
     ran = subprocess.run(
         ["make", "install", f"DESTDIR={tree}"], cwd=PROJECT, capture_output=True, text=True, check=False

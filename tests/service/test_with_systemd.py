@@ -16,19 +16,19 @@ def in_a_machine(seconds: int, script: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_command_ends_as_it_ends_anywhere(root: None) -> None:
+def test_a_command_ends_as_it_ends_anywhere(systemd: None) -> None:
     ran = in_a_machine(60, "systemctl is-active basic.target; exit 7")
     assert (ran.returncode, ran.stdout) == (7, "active\n")
 
 
-def test_what_it_writes_reaches_nothing_here(root: None, tmp_path: Path) -> None:
+def test_what_it_writes_reaches_nothing_here(systemd: None, tmp_path: Path) -> None:
     ran = in_a_machine(60, f"touch {tmp_path}/a /dev/shm/with-systemd-was-here /etc/with-systemd-was-here")
     assert ran.returncode == 0, ran.stderr
     for place in (tmp_path / "a", *map(Path, ("/dev/shm/with-systemd-was-here", "/etc/with-systemd-was-here"))):
         assert not place.exists()
 
 
-def test_when_its_time_is_over_all_of_it_ends(root: None) -> None:
+def test_when_its_time_is_over_all_of_it_ends(systemd: None) -> None:
     mark = "31415.9265"  # seconds of sleep that nobody else wants
     assert in_a_machine(3, f"sleep {mark}").returncode == TIME_OVER
     running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
