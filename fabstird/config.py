@@ -216,6 +216,7 @@ class ApiConfig:
     body_timeout: int = _key(30000, _duration)
     idle_timeout: int = _key(60000, _duration)
     max_tokens: int = _key(256, _size)
+    bridge: bool = _key(False, _boolean)
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,7 @@ async def _api(launch: Launch, services: Services, activated: Activated) -> Asyn
         path = Path(activated.ipc.where)
     async with (
         Fanout.running(services.events, services.config.events.heartbeat / 1000) as fanout,
+        services.bridge.running(api.bridge),
         _ipc(path, services, dispatcher, fanout, activated.ipc),
         _http(services, dispatcher, fanout, activated.http) as where,
     ):

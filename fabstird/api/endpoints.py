@@ -178,9 +178,16 @@ class Endpoints:
     async def _converse(self, caller: Caller, outbox: Outbox, receive: Any) -> None:
         """``outbox`` is the connection's own (`server`): the session's frames go past hypercorn."""
         async with Session.open(self._services, self._dispatcher, caller, outbox, frames, self._fanout) as session:
-            while (message := await receive())["type"] == "websocket.receive":
-                text = message["text"]
-                await session.receive([message["bytes"] if text is None else text.encode()])
+
+            def push(message: bytes) -> None:
+                outbox.write(frames([message]))
+
+            with self._services.bridge.client(push) as bridged:
+                while (message := await receive())["type"] == "websocket.receive":
+                    text = message["text"]
+                    data = message["bytes"] if text is None else text.encode()
+                    bridged.heard(data)
+                    await session.receive([data])
 
 
 async def _body(receive: Any, api: ApiConfig) -> bytes:

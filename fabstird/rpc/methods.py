@@ -46,7 +46,15 @@ from fabstird import __version__
 from fabstird.config import Config
 from fabstird.events import AfterHead, EventLog, Gap
 from fabstird.p2p.node import libp2p_version
-from fabstird.rpc import methods_access, methods_debug, methods_dht, methods_fabstir, methods_peers, methods_streams
+from fabstird.rpc import (
+    methods_access,
+    methods_bridge,
+    methods_debug,
+    methods_dht,
+    methods_fabstir,
+    methods_peers,
+    methods_streams,
+)
 from fabstird.rpc.dispatch import Call, Method
 from fabstird.rpc.events import envelope, known_types, matches, position
 from fabstird.rpc.openrpc import Document, document
@@ -266,6 +274,7 @@ METHODS = [  # this module's own; then one line for each area
     *methods_streams.METHODS,
     *methods_dht.METHODS,
     *methods_fabstir.METHODS,
+    *methods_bridge.METHODS,
     *methods_access.METHODS,
     *methods_debug.METHODS,
     Method("rpc.discover", NoParams, Document, "This document", discover),

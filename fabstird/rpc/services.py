@@ -21,6 +21,7 @@ from fabstird.p2p.node import Node
 from fabstird.rpc.access import LEVELS, Grant
 from fabstird.rpc.audit import KEPT as AUDIT_KEPT
 from fabstird.rpc.audit import Audit
+from fabstird.rpc.bridge import Bridge
 from fabstird.rpc.tokens import Tokens
 from fabstird.rpc.usage import Usage
 
@@ -39,9 +40,11 @@ class Services:
     canary: Canary = field(default_factory=Canary)
     audit: Audit = field(default_factory=Audit)
     usage: Usage = field(default_factory=Usage)
+    bridge: Bridge = field(init=False)
     ipc_group: Grant = field(init=False)  # of the members of the IPC socket's group; a reload changes it
 
     def __post_init__(self) -> None:
+        self.bridge = Bridge(self.node, self.events)
         self.ipc_group = Grant(
             LEVELS[self.config.api.ipc_group_access],
             "the group of the IPC socket",

@@ -207,6 +207,7 @@ WRONG = [
     *[(f"api.{key}", 0, f"{WHOLE}, not 0") for key in API_SIZES],
     *[(f"api.{key}_timeout", 0, f"{MILLISECONDS}, not 0") for key in ("send", "header", "body", "idle")],
     ("api.max_tokens", 0, f"{WHOLE}, not 0"),
+    ("api.bridge", "on", 'must be true or false, not "on"'),
     ("api.ipc_group_access", "none", 'must be one of read, write, admin, not "none"'),
     ("events.history", 0, f"{WHOLE}, not 0"),
     ("events.heartbeat", 0, f"{MILLISECONDS}, not 0"),
