@@ -32,7 +32,7 @@ async def discover(call: Call, params: BridgeDiscoverParams) -> BridgeNodes:
 
 async def _providers(call: Call, capabilities: list[str], min_reputation: float | None) -> BridgeNodes:
     market = call.services.node.market()
-    filters = DiscoverFilters(min_reputation=min_reputation)
+    filters = DiscoverFilters(min_reputation=min_reputation, exclude_nodes=[call.services.node.identity.peer_id])
     common: dict[str, BridgeNode] = {}
     for number, capability in enumerate(capabilities):
         found = {node.peer_id: node for node in (await market.discover(capability, filters, False, None)).nodes}

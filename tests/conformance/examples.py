@@ -17,13 +17,18 @@ from typing import Any
 
 import trio
 
-from tests.functional.running import Connection, Json, daemon, ipc
+from tests.functional.running import Connection, Json, daemon, ipc, ws
 
 FILE = Path(__file__).parents[2] / "fabstird" / "rpc" / "examples.json"
 OWN = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
 PEER = "12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu"
-SETTINGS = {"events.heartbeat": 50, "events.history": 2, "node.auto_start": False}
-DRAWN = {"requestId": "861451cc706b52f3", "token": "fabstir_8fJm2kq0XyTnB1zR4vWcE7sLhUoPaGdQ5iYtN6xKbMw"}
+BOTH = {"node.enable_dht": True, "dht.mode": "server", "api.bridge": True}
+SETTINGS = {**BOTH, "events.heartbeat": 50, "events.history": 2, "node.auto_start": False}
+DRAWN = {
+    "requestId": "861451cc706b52f3",
+    "queryId": "5d0c2f6e",
+    "token": "fabstir_8fJm2kq0XyTnB1zR4vWcE7sLhUoPaGdQ5iYtN6xKbMw",
+}
 LONG = ("content",)  # cut here, where an example is to be read
 NOT_CALLED = {"rpc.discover": "its answer is the document itself"}
 
@@ -45,9 +50,10 @@ class Session:
 async def session() -> AsyncIterator[Session]:
     async with (
         daemon(SETTINGS) as running,
-        daemon() as another,
+        daemon(BOTH) as another,
         ipc(running) as own,
         ipc(another) as other,
+        ws(another),  # a bridge client, to which messages go
     ):
         found = Session(own, other)
         status = await other.call("start")
@@ -76,6 +82,8 @@ async def calls(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     yield subscribed
     yield await call("unsubscribe", subscription=subscribed[2]["subscription"])
     async for one in messages(at):
+        yield one
+    async for one in finding(at):
         yield one
     yield await call("peer.tag", peerId=peer_id, tag="customer", value=50)
     yield await call("peer.protect", peerId=peer_id)
@@ -122,6 +130,32 @@ async def messages(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     yield await call("protocol.read", requestId=request_id)
     yield await call("protocol.respond", requestId=request_id, data=answer)
     yield await call("protocol.unhandle", protocol=protocol)
+
+
+async def finding(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """In the DHT, of which the other daemon is the rest."""
+    call, other = at.call, at.other
+    model, value = "llama-3", base64.b64encode(b"fair").decode()
+    with trio.fail_after(30):
+        while not (await at.own.call("dht.status"))["peers"]:
+            pass  # until it is in the routing table
+    await other.call("dht.provide", {"key": "weather"})
+    await other.call(
+        "fabstir.announce", {"capabilities": [model], "metadata": {"reputation": 90, "pricePerToken": "2000"}}
+    )
+    yield await call("dht.status")
+    yield await call("dht.find_peer", peerId=at.peer_id)
+    yield await call("dht.find_providers", key="weather", count=5)
+    yield await call("dht.provide", key="weather")
+    yield await call("dht.put_value", key="weather", value=value)
+    yield await call("dht.get_value", key="weather")
+    yield await call("dht.forget", key="weather")
+    yield await call("fabstir.announce", capabilities=[model], metadata={"reputation": 80})
+    yield await call("fabstir.discover", model=model, filters={"minReputation": 50})
+    yield await call("fabstir.withdraw", capabilities=[model])
+    yield await call("discover", filter={"capabilities": [model]})
+    yield await call("sendMessage", peerId=at.peer_id, message={"type": "job", "payload": {"model": model}})
+    yield await call("getStatus")
 
 
 async def administration(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:

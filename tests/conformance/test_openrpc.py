@@ -68,9 +68,9 @@ def test_every_method_has_an_example_that_fits() -> None:
 
 
 def shape(value: Any) -> Any:
-    """The keys and types of a value; of an array, those of its first element. The keys of `bounds` come and go."""
+    """The keys and types of a value; of an array, those of its first element. The keys of maps come and go."""
     if isinstance(value, dict):
-        return {key: "bounds" if key == "bounds" else shape(one) for key, one in value.items()}
+        return {key: "a map" if key in ("answered", "bounds") else shape(one) for key, one in value.items()}
     if isinstance(value, list):
         return [shape(one) for one in value[:1]]
     return "number" if isinstance(value, int | float) and not isinstance(value, bool) else type(value).__name__
