@@ -189,6 +189,7 @@ class Node:
                 self._running = _Running(host, connections, mdns, relays, autonat, began, trio.current_time())
                 protocols = await self.protocols_of_users()
                 protocols.attach(host)
+                dht = await self._open_dht(self._running) if settings.enable_dht else None
                 announced = True
                 self._enter("started")
                 self._events.publish(NodeStarted(peer_id=host.peer_id, listen_addresses=host.listen_addresses()))
@@ -196,8 +197,8 @@ class Node:
                     # A stop ends what is inside this scope; the host around it then closes in its own order.
                     with trio.CancelScope() as self._scope:
                         async with trio.open_nursery() as nursery:
-                            if settings.enable_dht:
-                                await self._open_dht(self._running, nursery)
+                            if dht is not None:
+                                nursery.start_soon(dht.engine.run, dht.announcer.republish)
                             nursery.start_soon(self._keep_book)
                             nursery.start_soon(keep_in_use, host, lambda: self._limits.idle_refresh / 1000)
                             if mdns is not None:
@@ -282,8 +283,8 @@ class Node:
         connections = self._running.connections if self._running else None
         return Commands(self.identity.peer_id, self._book, self._history, connections)
 
-    async def _open_dht(self, running: _Running, nursery: trio.Nursery) -> None:
-        """The DHT, as long as this run of the node."""
+    async def _open_dht(self, running: _Running) -> DhtCommands:
+        """The DHT of this run of the node; its engine is still to be run."""
         from fabstird.p2p.dht.commands import DhtCommands
         from fabstird.p2p.dht.engine import Engine
         from fabstird.p2p.dht.kept import Kept
@@ -293,19 +294,23 @@ class Node:
             self._kept = Kept(self._book.path.with_name("dht.json"))
             await trio.to_thread.run_sync(self._kept.load)
         engine = Engine(
-            running.host, running.connections, self._book, self._events, self._kept, self._dht, self._limits
+            running.host,
+            running.connections,
+            self._book,
+            self._events,
+            self._kept,
+            self._dht,
+            lambda: True if running.autonat.is_reachable() else False if running.autonat.is_private() else None,
         )
         running.dht = DhtCommands(engine, self._book, self._events, self.settings.request_timeout)
         running.market = Market(running.dht)
-        nursery.start_soon(engine.run, running.dht.announcer.republish)
+        return running.dht
 
     def dht(self) -> DhtCommands:
         """What users may ask of the DHT. Raises `NodeNotRunning`, `FeatureDisabled`."""
         self.running_commands()
         assert self._running is not None
         if self._running.dht is None:
-            if self.settings.enable_dht:
-                raise NodeNotRunning("the node has just started; its DHT follows at once", state=self.state)
             raise FeatureDisabled("the DHT is switched off: node.enable_dht is false", configKey="node.enable_dht")
         return self._running.dht
 

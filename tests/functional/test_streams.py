@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -19,7 +22,7 @@ from fabstir_client.errors import (
     TooLarge,
 )
 from tests.functional.running import ipc, post, process
-from tests.interop.daemon import Daemon, fabstird
+from tests.interop.daemon import Daemon, environment, fabstird
 from tests.support.minipeer import MiniPeer, Stream, mini_peer
 from tests.support.wire import varint
 
@@ -164,6 +167,22 @@ async def test_a_protocol_ends_with_the_connection_that_handles_it_and_outlives_
                     pass
         message = {"jsonrpc": "2.0", "id": 1, "method": "protocol.handle", "params": {"protocol": JOB}}
         assert (await post(daemon, message)).json["error"]["code"] == MethodNotFound.rpc_code
+
+
+async def test_the_command_sends_a_message_and_prints_the_answer() -> None:
+    with tempfile.TemporaryDirectory(prefix="fabstir-") as folder:
+        async with fabstird(Path(folder)) as asking, fabstird() as asked:
+            await asking.call("connect", address=asked.address("tcp"))
+            await asked.call("protocol.handle", protocol=JOB, framing="u32be")
+            command = [sys.executable, "-m", "fabstir_client", "--data-dir", folder, "request", asked.peer_id, JOB]
+            for words, stdin in (("what?",), b""), ((), b"what?"):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(answer, asked, b"that\n\x1b[2J", 1 if words else 2)
+                    done = await trio.run_process(
+                        [*command, *words, "--framing", "u32be"], stdin=stdin, capture_stdout=True, env=environment()
+                    )
+                assert done.stdout == b"that\n\\x1b[2J\n", "what a stranger sends does not steer the terminal"
+            assert {event["data"]["data"] for event in asked.found("stream:request")} == {b64(b"what?")}
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from libp2p.io.exceptions import IOException
 from multiaddr import Multiaddr
 
 from fabstir_client.types_dht import DhtMode, DhtModeChanged
-from fabstird.config import ConnectionsConfig, DhtConfig
+from fabstird.config import DhtConfig
 from fabstird.events import EventLog
 from fabstird.log import get_logger
 from fabstird.p2p.addresses import AddressError, parse
@@ -46,6 +46,7 @@ MAX_HINTS = 4096  # peers whose addresses others have told
 REFRESH = 600.0  # seconds between two refreshes of the table; the specification's ten minutes
 SETTLE = 0.5  # seconds after a newcomer until it is asked for others
 EAGER = 5.0  # seconds between two refreshes that newcomers cause, while the table is small
+REVIEW = 60.0  # seconds between two looks at what is due, and at what is said of our reachability
 SWEEP = 300.0  # seconds between two looks at what has expired
 STRAY = 3  # refreshes towards random keys, beside the one towards our own
 
@@ -71,8 +72,9 @@ class Engine:
         events: EventLog,
         kept: Kept,
         settings: DhtConfig,
-        limits: ConnectionsConfig,
+        confirmed: Callable[[], bool | None] = lambda: None,
     ) -> None:
+        """``confirmed``: what those say who have dialled us back on purpose; None where nobody has."""
         self.host = host
         self.kept = kept
         self.settings = settings
@@ -89,7 +91,7 @@ class Engine:
         self._connections = connections
         self._book = book
         self._events = events
-        self._limits = limits
+        self._confirmed = confirmed
         self._hints: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
         self._serving: dict[bytes, int] = {}
         self._newcomer = trio.Event()
@@ -111,9 +113,10 @@ class Engine:
             nursery.start_soon(self._refresh)
             nursery.start_soon(self._sweep)
             while True:
+                self._review()
                 if len(self.table):
                     await republish()
-                with trio.move_on_after(60):
+                with trio.move_on_after(REVIEW):
                     await self._newcomer.wait()
                     await trio.sleep(SETTLE)
 
@@ -181,18 +184,30 @@ class Engine:
         return None
 
     def _reachable(self, peer_id: str, info: PeerInfo) -> bool:
-        """What we know without asking anybody to dial us back: the operator says where we are; or a peer has dialled
-        us; or a peer sees us at an address that is our own, so that there is no translation between us."""
-        if self.host.announces_given:
-            return True
+        """What we know before anybody has dialled us back: a peer has come by itself; or it sees us at an address that
+        is our own, so that there is no translation between us."""
+        if self._confirmed() is False:
+            return False
         if any(link.direction_text == "inbound" and not link.relayed for link in self.host.links(peer_id)):
             return True
         seen = _host_of(info.observed) if info.observed else None
         return seen is not None and any(_host_of(address) == seen for address in self.host.listen_addresses())
 
+    def _review(self) -> None:
+        """What the operator says of where we are counts most, then what those say who have dialled us back."""
+        if self.settings.mode != "auto":
+            return
+        if self.mode == "client" and (self.host.announces_given or self._confirmed()):
+            self._become("server")
+        elif self.mode == "server" and not self.host.announces_given and self._confirmed() is False:
+            self._become("client")
+
     def _become(self, mode: DhtMode) -> None:
         self.mode = mode
-        self.host.set_stream_handler(PROTOCOL, self._serve)
+        if mode == "server":
+            self.host.set_stream_handler(PROTOCOL, self._serve)
+        else:
+            self.host.remove_stream_handler(PROTOCOL)
         self.host.tell_peers()
         self._events.publish(DhtModeChanged(mode=mode))
 
@@ -260,7 +275,7 @@ class Engine:
 
     async def _reach(self, peer: bytes, peer_id: str, *, background: bool) -> None:
         """Raises `DialError`."""
-        if background and self._connections.count() >= self._limits.high_water:
+        if background and self._connections.room() <= 0:
             raise DialError("there are connections enough", "limit")
         addresses = list(dict.fromkeys([*self._book.addresses(peer_id), *self._hints.get(peer, ())]))
         if not addresses:
