@@ -244,9 +244,10 @@ def _run(args: argparse.Namespace) -> int:
     if args.command == "events":
         from fabstir_client.cli_watch import follow, held
 
+        colour = cli_observe.coloured(args.color)
         if args.follow:
-            return follow(target, args.types, args.after, as_json=args.json, complain=_complain)
-        return held(target, args.types, args.after, as_json=args.json)
+            return follow(target, args.types, args.after, as_json=args.json, complain=_complain, colour=colour)
+        return held(target, args.types, args.after, as_json=args.json, colour=colour)
     if args.command in cli_observe.RUN_BY:
         return cli_observe.run(target, args, _complain)
     if args.command == "wait":

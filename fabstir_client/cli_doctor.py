@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
 import msgspec
 
+from fabstir_client.cli_observe import coloured
 from fabstir_client.cli_progress import progress
 from fabstir_client.cli_tables import clean
 from fabstir_client.discovery import Target
@@ -20,7 +20,7 @@ COLOURS = {"ok": "32", "warning": "33", "fault": "31;1", "skipped": "2"}
 
 def run(target: Target, args: argparse.Namespace, _: Callable[[str, int], int]) -> int:
     findings = []
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    colour = coloured("auto")
     with progress("looking"):
         for finding in examine(target, args.config):
             findings.append(finding)

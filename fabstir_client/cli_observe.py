@@ -4,6 +4,8 @@ it is asked for."""
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
@@ -51,6 +53,11 @@ def add_options(choices: Mapping[str, argparse.ArgumentParser]) -> None:
     choices["events"].add_argument(
         "--color", choices=when, default="auto", help="in colour: auto is on a terminal, unless NO_COLOR is set"
     )
+
+
+def coloured(when: str) -> bool:
+    """What ``--color`` asks for, given where the output goes (no-color.org)."""
+    return when == "always" or (when == "auto" and sys.stdout.isatty() and not os.environ.get("NO_COLOR"))
 
 
 def run(target: Target, args: argparse.Namespace, complain: Complain) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+DIM, PLAIN = "\x1b[2m", "\x1b[0m"
 TIMELINE = 20  # newest entries that `explain` prints
 
 
@@ -38,10 +39,22 @@ def instant(milliseconds: int) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(whole))}.{rest:03d}"
 
 
-def event_line(event: Mapping[str, Any]) -> str:
-    """One event in one line."""
-    told = inline(event["data"])
-    return f"{instant(event['time'])}  {event['seq']:>5}  {clean(event['type']):<20}  {told}".rstrip()
+def event_line(event: Mapping[str, Any], *, colour: bool = False) -> str:
+    """One event in one line, in ``colour`` for a terminal."""
+    told, kind = inline(event["data"]), f"{clean(event['type']):<20}"
+    when, number = instant(event["time"]), f"{event['seq']:>5}"
+    if colour:
+        when, number, kind = f"{DIM}{when}{PLAIN}", f"{DIM}{number}{PLAIN}", f"{_colour(event['type'])}{kind}{PLAIN}"
+    return f"{when}  {number}  {kind}  {told}".rstrip()
+
+
+def _colour(kind: str) -> str:
+    """Green for what came, yellow for what went or waits, red for what failed, blue for the node."""
+    if kind in ("error", "connection:failed"):
+        return "\x1b[31;1m"
+    if kind.startswith("p2p:"):
+        return "\x1b[34;1m"
+    return "\x1b[32m" if kind in ("peer:connect", "peer:identify") else "\x1b[33m"
 
 
 def lagged_line(missed: int | None) -> str:

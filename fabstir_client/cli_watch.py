@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from fabstir_client.calls import raw_method
+from fabstir_client.cli_progress import progress
 from fabstir_client.cli_tables import event_line, lagged_line
 from fabstir_client.discovery import Target
 from fabstir_client.errors import BadAnswer, ClientTimeout, ConnectionLost, DaemonUnreachable, FabstirError
@@ -31,7 +32,7 @@ class _Seq(msgspec.Struct):
     seq: int
 
 
-def held(target: Target, kinds: list[str] | None, after: int | None, *, as_json: bool) -> int:
+def held(target: Target, kinds: list[str] | None, after: int | None, *, as_json: bool, colour: bool = False) -> int:
     """Print what the daemon's log holds, from ``after`` on."""
     asked, head = after, None
     while head is None or (asked or 0) < head:
@@ -47,13 +48,20 @@ def held(target: Target, kinds: list[str] | None, after: int | None, *, as_json:
         if not page.events:
             break
         for event in page.events:
-            _write(bytes(event) if as_json else event_line(msgspec.json.decode(event)).encode(errors="replace"))
+            line = event_line(msgspec.json.decode(event), colour=colour)
+            _write(bytes(event) if as_json else line.encode(errors="replace"))
         asked = _seq(page.events[-1])
     return DONE
 
 
 def follow(
-    target: Target, kinds: list[str] | None, after: int | None, *, as_json: bool, complain: Callable[[str, int], int]
+    target: Target,
+    kinds: list[str] | None,
+    after: int | None,
+    *,
+    as_json: bool,
+    complain: Callable[[str, int], int],
+    colour: bool = False,
 ) -> int:
     """Print events as they come, until interrupted."""
 
@@ -67,7 +75,7 @@ def follow(
             elif as_json:
                 _write(msgspec.json.encode(item))
             else:
-                _write(event_line(item.to_dict()).encode(errors="replace"))
+                _write(event_line(item.to_dict(), colour=colour).encode(errors="replace"))
             sys.stdout.buffer.flush()
     return DONE
 
@@ -124,28 +132,44 @@ class _Node:
 
 def wait(target: Target, condition: str, timeout: float, *, as_json: bool, complain: Callable[[str, int], int]) -> int:
     """Wait until ``condition`` holds; a daemon that is not there, or goes away, is waited for too."""
-    deadline = time.monotonic() + timeout
-    delay, standing = FIRST_DELAY, "no daemon was reached"
-    while True:
-        node = _Node(condition)
-        try:
-            if _holds(target, node, deadline):
-                break
-            standing = str(node)
-        except (DaemonUnreachable, ConnectionLost, BadAnswer) as error:
-            standing = str(error)
-        except ClientTimeout:
-            standing = str(node)
-        left = deadline - time.monotonic()
-        if left <= 0:
-            return complain(f"{condition} did not come true within {timeout:g} s; at the end: {standing}", TIMED_OUT)
-        time.sleep(min(delay, left))
-        delay = min(delay * 2, LAST_DELAY)
+    standing = _Standing()
+    with progress(lambda: f"waiting for {condition}: {standing}"):
+        came_true = _wait(target, condition, time.monotonic() + timeout, standing)
+    if not came_true:
+        return complain(f"{condition} did not come true within {timeout:g} s; at the end: {standing}", TIMED_OUT)
     if as_json:
         _write(bytes(call_once(target, raw_method("status", None))))
     else:
         _write(f"{condition}: yes".encode())
     return DONE
+
+
+class _Standing:
+    """How far it is, in words."""
+
+    def __init__(self) -> None:
+        self.words: object = "no daemon was reached"
+
+    def __str__(self) -> str:
+        return str(self.words)
+
+
+def _wait(target: Target, condition: str, deadline: float, standing: _Standing) -> bool:
+    delay = FIRST_DELAY
+    while True:
+        node = standing.words = _Node(condition)
+        try:
+            if _holds(target, node, deadline):
+                return True
+        except (DaemonUnreachable, ConnectionLost, BadAnswer) as error:
+            standing.words = error
+        except ClientTimeout:
+            pass  # what is known of the node is told
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(delay, left))
+        delay = min(delay * 2, LAST_DELAY)
 
 
 def _holds(target: Target, node: _Node, deadline: float) -> bool:

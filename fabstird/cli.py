@@ -19,7 +19,7 @@ STOPPED, CRASHED, MISCONFIGURED, IN_USE, CANNOT_BIND = range(5)
 
 def main(arguments: list[str] | None = None) -> NoReturn:
     """The command's entry point; ends the process with CONTRACT's exit status."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         status = int(options.run(options))
         sys.stdout.flush()
@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     sys.exit(status)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """The whole command line; the man page is made from it, too."""
     parser = argparse.ArgumentParser(prog="fabstird", description="A local peer-to-peer daemon on libp2p.")
     parser.add_argument("--version", action="version", version=f"fabstird {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
