@@ -13,7 +13,7 @@ import msgspec
 from fabstir_client import calls
 from fabstir_client.calls import raw_method
 from fabstir_client.cli_progress import progress
-from fabstir_client.cli_tables import clean
+from fabstir_client.cli_tables import clean, pairs
 from fabstir_client.discovery import Target
 from fabstir_client.sync_link import call_once
 from fabstir_client.types_debug import Dump, LogLevels, TaskTree
@@ -85,7 +85,4 @@ def _short(call: str) -> str:
 
 
 def _levels(levels: LogLevels) -> str:
-    lines = [("level", levels.level), *levels.loggers.items()]
-    width = max(len(name) for name, _ in lines)
-    told = [f"{clean(name).ljust(width)}  {clean(level)}" for name, level in lines]
-    return "\n".join([*told, f"{'loggers'.ljust(width)}  {clean(' '.join(levels.known))}"])
+    return pairs([("level", levels.level), *levels.loggers.items(), ("loggers", " ".join(levels.known))])

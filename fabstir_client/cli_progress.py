@@ -41,7 +41,7 @@ def _show(doing: str | Callable[[], str], over: threading.Event) -> None:
     turn = 0
     while True:
         told = doing if isinstance(doing, str) else doing()
-        line = f"{signs[turn % len(signs)]} {told}, {time.monotonic() - began:.0f} s"
+        line = f"{signs[turn % len(signs)]} {time.monotonic() - began:.0f} s, {told}"
         columns = os.get_terminal_size(sys.stderr.fileno()).columns if sys.stderr.isatty() else 80
         sys.stderr.write(ERASE + line[: max(1, columns - 1)])
         sys.stderr.flush()

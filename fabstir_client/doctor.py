@@ -97,6 +97,7 @@ def _daemon(patient: Patient) -> Iterator[Finding]:
                 "daemon",
                 "fault" if denied else "skipped",
                 f"{candidate.label}: {describe(error, candidate.endpoint.path)}",
+                "call as a member of that group, or as root" if denied else None,
             )
             continue
         yield from _answers(patient, link, candidate.label, candidate.endpoint)
@@ -276,7 +277,10 @@ def _health(path: str, status: int, told: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("http", "ok", f"{path} says {told.get('status')}")
     else:
         code = f" ({told['code']})" if "code" in told else ""
-        yield Finding("http", "fault", f"{path} says {status}: {told.get('error') or told.get('reason')}{code}")
+        why = told.get("error") or told.get("reason")
+        yield Finding(
+            "http", "fault", f"{path} says {status}: {why}{code}", "fabstir status; then as for the node above"
+        )
     if path == "/healthz":
         for warning in told.get("warnings", ()):
             yield Finding(
