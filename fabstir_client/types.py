@@ -312,7 +312,7 @@ class TimelineEntry(Record, frozen=True):
 
 class KnownAddress(Record, frozen=True):
     address: str
-    source: str  # bootstrap, kept, or known: told by the peer itself, or dialled before
+    source: str  # bootstrap, kept, relay, mdns, or known: told by the peer itself, or dialled before
     state: str | None = None  # of its dial cycle: due, dialling, waiting, resting, connected
     attempts: int | None = None  # dials begun in this cycle
     next_dial: int | None = None  # instant

@@ -71,7 +71,8 @@ class Commands:
             peer_id, addresses = _address("address", target), [target]
         else:
             peer_id = _peer_id("address", target)
-            addresses = self._book.addresses(peer_id)
+            heard = self._running.nearby(peer_id)
+            addresses = list(dict.fromkeys([*(heard.addresses if heard else []), *self._book.addresses(peer_id)]))
         if peer_id == self._own_id:
             raise InvalidParams(f"address: {peer_id} is this node itself", param="address")
         return peer_id, addresses

@@ -34,6 +34,7 @@ from fabstird.p2p.book import Book
 from fabstird.p2p.dialer import Dialer
 from fabstird.p2p.history import History
 from fabstird.p2p.host import DialError, Host, Link, PeerInfo
+from fabstird.p2p.nearby import Heard
 from fabstird.p2p.policy import Cycle, Retry, Standing, Watermarks
 
 log = get_logger("connections")
@@ -92,6 +93,7 @@ class Connections:
         self._dials: dict[str, trio.CancelScope] = {}
         self._asked: set[str] = set()  # peers that a user is disconnecting
         self.watchers: list[Callable[[str, PeerInfo], None]] = []  # told what identify tells of a peer
+        self.nearby: Callable[[str], Heard | None] = lambda peer_id: None  # who is heard by mDNS, while that is on
         self._poke = trio.Event()
         self._owed: float | None = None  # since when the loop owes the turn that `silence` asked for
         self.set_limits(limits or ConnectionsConfig())

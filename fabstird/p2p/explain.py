@@ -40,6 +40,9 @@ def explain(
     for address in book.addresses(peer_id) if peer_id else []:
         if address not in in_cycles:
             addresses.append(KnownAddress(address=address, source="known", last_error=_error(history, key, address)))
+    heard = connections.nearby(peer_id) if connections and peer_id else None
+    for address in heard.addresses if heard else []:
+        addresses.append(KnownAddress(address=address, source="mdns", last_error=_error(history, key, address)))
     if links:
         link = links[0]
         summary = f"connected, {link.direction_text}, since {_utc(link.opened_at)} at {link.address}"
@@ -89,6 +92,10 @@ def _why_not(
         if cycle.phase == "resting":
             return ("it is not dialled again" if when is None else f"it is dialled afresh at {_utc(when)}") + error
         return f"dial {cycle.attempts + 1} of its cycle follows at {_utc(when or 0)}{error}"
+    if (heard := connections.nearby(key)) is not None:
+        when = connections.instant(heard.due)
+        then = f"dialled from {_utc(when)} on, if there is room" if when is not None else "not dialled again"
+        return f"it is heard in the local network, and {then}{error}"
     left = history.last(key, "disconnected")
     if left is not None and (failed is None or left.time >= failed.time):
         return f"it was until {_utc(left.time)}, and the connection ended: {left.detail}; nothing asks for a new one"
@@ -102,9 +109,10 @@ def _why_not(
 def _cycle(cycle: Cycle, key: str, book: Book, history: History, connections: Connections | None) -> KnownAddress:
     assert connections is not None
     waits = cycle.phase in ("due", "waiting", "resting")
+    source = "bootstrap" if cycle.address in connections.node.bootstrap_nodes else "relay"
     return KnownAddress(
         address=cycle.address,
-        source="kept" if cycle.address in book.kept else "bootstrap",
+        source="kept" if cycle.address in book.kept else source,
         state=cycle.phase,
         attempts=cycle.attempts,
         next_dial=connections.instant(cycle.due) if waits else None,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import random
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -23,6 +23,7 @@ from fabstird.p2p.host import DialError, DialLimit, Host
 from fabstird.p2p.mdns_message import MAX_PACKET, SERVICES, Message, Name, answer, goodbye, question, read, services
 from fabstird.p2p.multicast import MAX_INTERFACES, Interface, Version, group, in_words, interfaces, join
 from fabstird.p2p.nearby import MAX_PEERS, NEVER, Nearby, Network, belonging
+from fabstird.p2p.race import NoneConnected, race
 
 log = get_logger("p2p.mdns")
 
@@ -82,15 +83,12 @@ class Mdns:
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._connections.nearby = self._nearby.find
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dial_nearby, nursery)
             while True:
                 await self._scan(nursery)
                 await trio.sleep(SCAN)
-
-    def addresses(self, peer_id: str) -> list[str]:
-        """Where a peer was heard to be."""
-        return self._nearby.addresses(peer_id)
 
     def bounds(self) -> dict[str, tuple[int, int]]:
         return {
@@ -257,19 +255,20 @@ class Mdns:
             with trio.move_on_after(max(1.0, min(self._nearby.next_due() - now, 30.0))):
                 await poke.wait()
 
-    async def _dial(self, peer_id: str, addresses: Collection[str]) -> None:
+    async def _dial(self, peer_id: str, addresses: Sequence[str]) -> None:
         connected = False
         try:
-            for address in addresses:
-                if self._connections.links(peer_id) or self._connections.refusal(None, peer_id):
-                    break
-                try:
-                    await self._connections.dial(address, peer_id)
-                except DialLimit:
-                    break
-                except DialError as error:
-                    log.debug("dial failed", address=address, error=str(error))
+            if not self._connections.links(peer_id) and not self._connections.refusal(None, peer_id):
+                await race(
+                    addresses,
+                    lambda address: self._connections.dial(address, peer_id),
+                    expected=DialError,
+                    final=DialLimit,
+                    spare=lambda link: link.end("duplicate"),
+                )
             connected = bool(self._connections.links(peer_id))
+        except NoneConnected as failed:
+            log.debug("dial failed", peer=peer_id, error=str(failed))
         finally:
             self._dials -= 1
             self._nearby.end(peer_id, trio.current_time(), connected=connected)

@@ -36,6 +36,14 @@ class _Peer:
     dialling: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """Where a peer was heard to be, newest first, and when it is dialled next if there is room; `NEVER` for never."""
+
+    addresses: list[str]
+    due: float
+
+
 class Nearby:
     """``own_id`` is this node's peer id. ``rest``: seconds until a peer is dialled again that was connected and has
     gone; `NEVER` for never, unless it comes back with another address."""
@@ -109,10 +117,10 @@ class Nearby:
             peer.due = now + min(FIRST_PAUSE * 2**peer.failures, LAST_PAUSE)
             peer.failures = min(peer.failures + 1, 10)
 
-    def addresses(self, peer_id: str) -> list[str]:
-        """Where it was heard to be, newest first."""
+    def find(self, peer_id: str) -> Heard | None:
+        """None for a peer that was not heard."""
         peer = self._peers.get(peer_id)
-        return list(peer.expires) if peer else []
+        return Heard(list(peer.expires), peer.due) if peer else None
 
     def __len__(self) -> int:
         return len(self._peers)

@@ -151,7 +151,7 @@ async def test_switched_off_not_one_packet_leaves() -> None:
                 await daemon.call("stop")
             await quiet[0].call("start", config={"enableMDNS": True})
             await meet(quiet[0], loud)
-            assert watcher.sources()[silent.address] > 0, "switched on, it is seen: the watcher works"
+            await until(lambda: watcher.sources()[silent.address], within=SOON)  # switched on, it is seen
 
 
 async def test_daemons_on_loopback_stay_there() -> None:
@@ -243,8 +243,12 @@ async def test_enough_peers_are_enough() -> None:
                 await other.wait_event("peer:connect", peerId=third.peer_id, timeout=SOON)
                 await reaches(one, lambda metrics: metrics["bounds"]["mdnsPeers"]["current"] == 2)
                 assert one.found("peer:connect", peerId=third.peer_id) == []
+                told = await one.call("peer.explain", target=third.peer_id)
+                assert told["summary"].startswith("not connected: it is heard in the local network, and dialled from ")
+                assert [(entry["address"], entry["source"]) for entry in told["addresses"]] == [(address, "mdns")]
                 await one.call("disconnect", peerId=other.peer_id)
                 await one.wait_event("peer:connect", peerId=third.peer_id, timeout=SOON)
+                await one.call("connect", address=other.peer_id)  # it is known by what it says
 
 
 async def test_stops_and_starts_leave_nothing() -> None:
