@@ -9,8 +9,9 @@ usage: .venv/bin/python -m bench.events [--rounds N]
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import selectors
+import select
 import socket
 import statistics
 import time
@@ -37,29 +38,28 @@ class Crowd:
     """Subscribed connections."""
 
     def __init__(self, connections: list[socket.socket]) -> None:
-        self._selector = selectors.EpollSelector()
-        self._tails = dict.fromkeys(connections, b"")
+        self._epoll = select.epoll()
+        self._tails = {connection.fileno(): b"" for connection in connections}
         self.last = b""  # what was received last
         for connection in connections:
             connection.setblocking(False)
-            self._selector.register(connection, selectors.EVENT_READ)
+            self._epoll.register(connection, select.EPOLLIN)
 
     def read(self, messages: int) -> None:
         """Return when so many notifications have come, to all together."""
         deadline = time.monotonic() + TIMEOUT
         overlap = len(MARK) - 1
+        tails, read = self._tails, os.read
         while messages > 0:
             assert time.monotonic() < deadline, f"{messages} notifications have not come"
-            for key, _ in self._selector.select(1.0):
-                connection = key.fileobj
-                assert isinstance(connection, socket.socket)
-                data = self._tails[connection] + connection.recv(RECEIVE)
+            for descriptor, _ in self._epoll.poll(1.0):
+                data = tails[descriptor] + read(descriptor, RECEIVE)
                 messages -= data.count(MARK)
-                self._tails[connection] = data[-overlap:] if len(data) > overlap else data
+                tails[descriptor] = data[-overlap:]
                 self.last = data
 
     def close(self) -> None:
-        self._selector.close()
+        self._epoll.close()
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from fabstird.rpc.events import heartbeat, matches, notification, position
 CHUNK_BYTES = 65536  # of notifications handed to a connection at once; at least one
 CHUNK_ENTRIES = 1024  # of the log looked through at once
 KEPT_CHUNKS = 16  # that were made last, for others at the same place
-TURN = 256  # subscriptions written to before other tasks get a turn
+TURN = 1 << 20  # bytes written before other tasks get a turn: some milliseconds
+WRITE = 512  # bytes that could be written in the time that a write takes by itself
 
 
 class Follower(Protocol):
@@ -76,6 +77,7 @@ class Fanout:
         self._beats: list[tuple[float, int, Subscription]] = []  # a heap: when to look whether a heartbeat is due
         self._numbers = itertools.count()
         self._ended = 0  # subscriptions in it that are no more
+        self._written = 0  # since other tasks had a turn
         self._chunks: OrderedDict[tuple[object, ...], _Chunk] = OrderedDict()
         self._wake = trio.Event()
         events.tap(lambda _: self._wake.set())
@@ -136,7 +138,7 @@ class Fanout:
     async def _pass(self) -> bool:
         """Write a chunk to everybody who is not at the head; whether somebody is still not."""
         more = False
-        written = 0
+        self._written = 0
         for subscription in list(self._subscriptions):
             follower = subscription.follower
             if not subscription.active or follower.behind or not self._deliver(subscription):
@@ -145,8 +147,8 @@ class Fanout:
                 follower.fall_behind()
             elif subscription.after < self._events.head:
                 more = True
-            written += 1
-            if written % TURN == 0:
+            if self._written > TURN:
+                self._written = 0
                 await trio.lowlevel.checkpoint()
         if more:
             await trio.lowlevel.checkpoint()
@@ -217,6 +219,7 @@ class Fanout:
                 self._ended = max(0, self._ended - 1)
 
     def _write(self, subscription: Subscription, data: bytes) -> None:
+        self._written += len(data) + WRITE
         try:
             subscription.follower.outbox.write(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
