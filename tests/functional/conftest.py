@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +11,8 @@ from fabstir_client.protocol import Session
 from tests.support.schema import hold_message
 
 
-@pytest.fixture(autouse=True, scope="session")
-def held_to_the_document() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def held_to_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
     receive = Session.receive
 
     def checked(self: Session[Any], message: bytes) -> Any:
@@ -22,7 +21,4 @@ def held_to_the_document() -> Iterator[None]:
         hold_message(parsed, pending and pending.method)
         return receive(self, message)
 
-    patch = pytest.MonkeyPatch()
-    patch.setattr(Session, "receive", checked)
-    yield
-    patch.undo()
+    monkeypatch.setattr(Session, "receive", checked)

@@ -13,7 +13,7 @@ from base64 import b64decode
 
 import trio
 
-from fabstird.api.session import MAX_CALLS
+from fabstird.config import ApiConfig
 from fabstird.identity import load_or_make
 from tests.functional.running import START, daemon, fetch, ipc, ws
 
@@ -108,16 +108,18 @@ async def test_the_log_level_changes_at_run_time() -> None:
             assert (error["code"], words in error["message"]) == (-32602, True), error
 
 
+MAX_CALLS = ApiConfig().max_calls
+
+
 async def test_what_hangs_is_seen_without_the_api() -> None:
     """A caller with all the calls in flight that it may have is not heard any more. The tree says what it waits for."""
     async with daemon() as running:
         await running.started()
         async with ipc(running) as connection:
             head = (await connection.call("status"))["head"]
-            for number in range(MAX_CALLS):
+            for number in range(MAX_CALLS + 1):  # the last one has to wait for its turn
                 params = {"after": head, "types": ["error"], "timeout": 60000}
                 await connection.send({"jsonrpc": "2.0", "id": f"e{number}", "method": "events", "params": params})
-            await connection.send({"jsonrpc": "2.0", "id": "unheard", "method": "status"})
 
             async def told() -> list[str]:
                 before = len(running.lines())
