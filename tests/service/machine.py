@@ -31,24 +31,29 @@ class Machine:
         self, *command: str, user: str = "root", check: bool = True, stdin: bytes | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside; what it printed is text, both streams apart."""
-        home = "/root" if user == "root" else f"/home/{user}"
-        inside = ["nsenter", f"--target={self.pid}", "--all", "--root"]
-        inside += [
-            "env",
-            "--chdir=/",
-            "-i",
-            f"PATH={PATH}",
-            f"HOME={home}",
-            "LC_ALL=C.UTF-8",
-            "COLUMNS=400",
-            "SYSTEMD_PAGER=",
-        ]
-        if user != "root":
-            inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        inside = self._inside(user)
         ran = subprocess.run([*inside, *command], input=stdin, capture_output=True, timeout=COMMAND, check=False)
         done = subprocess.CompletedProcess(command, ran.returncode, ran.stdout.decode(), ran.stderr.decode())
         assert not check or not ran.returncode, f"{shlex.join(command)}: {ran.returncode}\n{done.stdout}{done.stderr}"
         return done
+
+    @contextmanager
+    def running(self, *command: str, user: str) -> Iterator[subprocess.Popen[str]]:
+        """The same while it runs; what it prints is a pipe."""
+        with subprocess.Popen([*self._inside(user), *command], stdout=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def _inside(self, user: str) -> list[str]:
+        """What runs a command inside as that user."""
+        home = "/root" if user == "root" else f"/home/{user}"
+        inside = ["nsenter", f"--target={self.pid}", "--all", "--root", "env", "--chdir=/", "-i", f"PATH={PATH}"]
+        inside += [f"HOME={home}", "LC_ALL=C.UTF-8", "COLUMNS=400", "SYSTEMD_PAGER="]
+        if user != "root":
+            inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
+        return inside
 
     def shell(self, script: str) -> str:
         return self.run("bash", "-euc", script).stdout

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 
-from tests.service.machine import Machine, until
+from tests.service.machine import COMMAND, Machine, until
 from tests.service.unit import CONFIG, SOCKET, STATE, Service
 
 STOP = 5.0  # CONTRACT, section 1: SIGTERM to exit 0, even with peers
@@ -222,10 +223,22 @@ def test_the_first_call_starts_it_and_is_answered(service: Service, how: str) ->
 def test_calls_during_a_restart_wait_for_it(service: Service) -> None:
     service.machine.run("systemctl", "start", "fabstird.socket")
     service.start()
-    service.drop_in("ExecStartPre=sleep 2")  # a restart in which nothing runs for a while
+    # A restart in which nothing runs until we say so
+    service.drop_in("ExecStartPre=sh -c 'until [ -e /run/go-on ]; do sleep 0.1; done'\nTimeoutStartSec=120")
     service.systemctl("restart", "--no-block")
     until(lambda: service.show("SubState") == "start-pre")
-    assert service.call("status")["peerId"]
+    with service.machine.running("fabstir", "--json", "version", user="member") as call:
+        until(lambda: waiting_callers(service) == 1)
+        service.machine.run("touch", "/run/go-on")
+        told, _ = call.communicate(timeout=COMMAND)
+    service.machine.run("rm", "/run/go-on")
+    assert (call.returncode, json.loads(told)) == (0, service.call("version"))
+
+
+def waiting_callers(service: Service) -> int:
+    """How many have connected to the socket that nobody has taken yet."""
+    (listening,) = service.machine.run("ss", "--no-header", "-xl", "src", SOCKET).stdout.splitlines()
+    return int(listening.split()[2])
 
 
 def test_a_passed_socket_that_nothing_may_serve_is_an_error(service: Service) -> None:
