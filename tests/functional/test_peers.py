@@ -157,3 +157,13 @@ async def test_names_and_ipv6(name: str) -> None:
         (observed,) = (await other.call("addresses"))["observed"]
         assert observed.startswith(f"/{'ip6' if ':' in host else 'ip4'}/{host}/tcp/")
         assert observed.endswith(f"/p2p/{other.peer_id}")
+
+
+@pytest.mark.parametrize("listens", [[], ["/ip4/127.0.0.1/tcp/0"], ["/ip4/127.0.0.1/tcp/0/ws"]])
+async def test_every_transport_is_dialled_whatever_is_listened_on(listens: list[str]) -> None:
+    async with fabstird() as other, fabstird(listen_addresses=listens) as daemon:
+        for count, transport in enumerate(("tcp", "ws"), 1):
+            result = await daemon.call("connect", address=other.address(transport))
+            assert (result["address"], result["alreadyConnected"]) == (other.address(transport), False)
+            await daemon.call("disconnect", peerId=other.peer_id)
+            await other.wait_event("peer:disconnect", count=count, peerId=daemon.peer_id)

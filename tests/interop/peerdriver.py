@@ -1,6 +1,7 @@
 """Drives one interop peer: a process of another libp2p implementation that speaks the JSON lines of README.md.
 
-The protocol is the same for every implementation, and so is this driver: `jspeer.py` only says what to start.
+The protocol is the same for every implementation, and so is this driver: `jspeer.py`, `gopeer.py` and `rustpeer.py`
+only say what to start.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import trio
 
 from fabstir_client.errors import InvalidState
 from tests.interop.daemon import Daemon, fabstird
-from tests.interop.peerdriver import Peer, PeerError
+from tests.interop.peerdriver import Peer, PeerError, until
 from tests.interop.rustpeer import fabstir_node
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("rust")]
@@ -155,3 +155,43 @@ async def test_it_stays_connected_past_the_real_idle_limit() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stays, daemon, one, 65)
             nursery.start_soon(stays, daemon, two, 65)
+
+
+async def test_the_whole_way_from_a_model_to_a_claimed_job_both_ways() -> None:
+    """The daemon finds a node by what it can do and gives it a job, past the node's idle limit; and the node finds the
+    daemon in the same way and gives it one. Each knows nothing of the other but one address."""
+    settings = {"connections.idle_refresh": 500}
+    async with (
+        fabstir_node(idle_timeout=6000) as node,
+        fabstird(settings=settings, enable_dht=True, bootstrap_nodes=[node.address("tcp")]) as daemon,
+    ):
+        await daemon.wait_event("dht:mode", mode="server")
+        await node.wait_event("identify", peer_id=daemon.peer_id)
+        await node.call("dhtAddPeer", address=daemon.address("tcp"))  # rust-libp2p leaves it to the program whom to add
+        await until(lambda: routed(daemon, node))
+
+        await node.call("dhtProvide", key=key("capability:llama-3"))
+        record = {"models": ["llama-3"], "pricePerToken": "340282366920938463463374607431768211456", "reputation": 70}
+        await node.call("dhtPut", key=key(f"metadata:{node.peer_id}"), value=b64(record))
+        await stays(daemon, node, 6)
+        found = await daemon.call("fabstir.discover", model="llama-3")
+        [one] = found["nodes"]
+        assert (one["peerId"], one["byOwner"]) == (node.peer_id, True)
+        assert one["pricePerToken"] == record["pricePerToken"], "no digit is lost"
+        assert await claim(daemon, node) == ACK
+
+        await daemon.call("fabstir.announce", capabilities=["mistral"], metadata={"models": ["mistral"]})
+        providers = (await node.call("dhtFindProviders", key=key("capability:mistral")))["providers"]
+        assert daemon.peer_id in [provider["peerId"] for provider in providers]
+        told = await node.call("dhtGet", key=key(f"metadata:{daemon.peer_id}"))
+        assert json.loads(base64.b64decode(told["value"]))["models"] == ["mistral"]
+        await claim_back(daemon, node)
+
+
+def key(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+async def routed(daemon: Daemon, node: Peer) -> bool:
+    known = (await node.call("dhtPeers"))["peers"]
+    return daemon.peer_id in known and (await daemon.call("dht.status"))["peers"] >= 1
