@@ -16,6 +16,7 @@ from tests.faults.chance import seed
 from tests.interop.daemon import Daemon, fabstird
 from tests.support.minipeer import Connection, MiniPeer, Stream, StreamReset, mini_peer
 from tests.support.ports import refusing_port
+from tests.support.waiting import asked_until
 from tests.support.wire import field, varint
 
 KAD = "/ipfs/kad/1.0.0"
@@ -38,9 +39,7 @@ async def beside(peer: MiniPeer) -> AsyncIterator[Daemon]:
     address = await peer.listen()
     async with fabstird(settings={"dht.mode": "server"}, enable_dht=True) as daemon:
         await daemon.call("connect", address=address)
-        with trio.fail_after(30):
-            while (await daemon.call("dht.status"))["peers"] < 1:
-                pass  # the call waits for the daemon
+        await asked_until(lambda: daemon.call("dht.status"), lambda status: status["peers"])
         yield daemon
 
 
@@ -191,9 +190,9 @@ async def test_streams_of_one_node_are_bounded() -> None:
             assert await reset(await conn.send_bytes(KAD, message(PING)))
             assert (await daemon.call("metrics"))["bounds"]["dhtStreams"] == {"current": 8, "limit": 64}
             await held[0].close()
-            with trio.fail_after(30):
-                while (await daemon.call("metrics"))["bounds"]["dhtStreams"]["current"] == 8:
-                    pass
+            await asked_until(
+                lambda: daemon.call("metrics"), lambda metrics: metrics["bounds"]["dhtStreams"]["current"] == 7
+            )
             await _still_answers(conn)
 
 

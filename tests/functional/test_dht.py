@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-import trio
 
 from fabstir_client.errors import (
     FeatureDisabled,
@@ -18,6 +17,7 @@ from fabstir_client.errors import (
     TooLarge,
 )
 from tests.interop.daemon import Daemon, fabstird
+from tests.support.waiting import asked_until
 
 KAD = "/ipfs/kad/1.0.0"
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -38,9 +38,7 @@ async def network() -> AsyncIterator[tuple[Daemon, Daemon, Daemon]]:
 
 async def know(daemon: Daemon, peers: int) -> None:
     """Wait until its routing table holds that many."""
-    with trio.fail_after(30):
-        while (await daemon.call("dht.status"))["peers"] < peers:
-            pass  # the call waits for the daemon
+    await asked_until(lambda: daemon.call("dht.status"), lambda status: status["peers"] >= peers)
 
 
 async def test_three_daemons_with_one_bootstrap_node_find_each_other() -> None:

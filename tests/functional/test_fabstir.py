@@ -15,6 +15,7 @@ import trio
 from fabstir_client.errors import FeatureDisabled, InvalidParams, TooLarge
 from tests.functional.test_dht import know, network
 from tests.interop.daemon import environment, fabstird
+from tests.support.waiting import asked_until
 
 MODEL = "llama-3-70b"
 PRICE = 10**30
@@ -79,9 +80,9 @@ async def test_what_is_announced_outlives_a_restart() -> None:
             (Path(folder) / "dht.json").write_text(json.dumps(stored))
             async with fabstird(Path(folder), **known) as a, fabstird(**known) as c:
                 assert a.peer_id == name
-                with trio.fail_after(30):
-                    while any("announced" not in one for one in (await a.call("dht.status"))["kept"]):
-                        pass  # the call waits for the daemon
+                await asked_until(
+                    lambda: a.call("dht.status"), lambda status: all("announced" in one for one in status["kept"])
+                )
                 assert [(one["key"], one["provided"]) for one in (await a.call("dht.status"))["kept"]] == kept
                 await know(c, 1)
                 found = await c.call("fabstir.discover", model=MODEL)

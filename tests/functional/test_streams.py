@@ -24,6 +24,7 @@ from fabstir_client.errors import (
 from tests.functional.running import ipc, post, process
 from tests.interop.daemon import Daemon, environment, fabstird
 from tests.support.minipeer import MiniPeer, Stream, mini_peer
+from tests.support.waiting import asked_until
 from tests.support.wire import varint
 
 JOB = "/fabstir/job/1.0.0"
@@ -162,9 +163,8 @@ async def test_a_protocol_ends_with_the_connection_that_handles_it_and_outlives_
             await second.call("start")
             assert JOB in (await second.call("version"))["protocols"]
         async with ipc(daemon) as third:
-            with trio.fail_after(20):
-                while JOB in (await third.call("version"))["protocols"]:  # until it has seen the first one's end
-                    pass
+            # until it has seen the first one's end
+            await asked_until(lambda: third.call("version"), lambda version: JOB not in version["protocols"])
         message = {"jsonrpc": "2.0", "id": 1, "method": "protocol.handle", "params": {"protocol": JOB}}
         assert (await post(daemon, message)).json["error"]["code"] == MethodNotFound.rpc_code
 

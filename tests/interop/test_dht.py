@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
 import trio
 
-from tests.interop.daemon import Daemon, fabstird
+from tests.interop.daemon import Daemon, environment, fabstird
 from tests.interop.peerdriver import Peer
 from tests.interop.peers import START, across
 from tests.interop.rustpeer import fabstir_node
+from tests.support.waiting import asked_until
 
 pytestmark = pytest.mark.interop
 
@@ -47,11 +51,13 @@ async def know(daemon: Daemon, peer: Peer) -> None:
     await daemon.wait_event("dht:mode", mode="server")
     if peer.implementation.startswith("rust"):  # it leaves to the program whom to add
         await peer.call("dhtAddPeer", address=daemon.address("tcp"))
-    with trio.fail_after(30):
-        while (await daemon.call("dht.status"))["peers"] < 1:
-            pass  # the call waits for the daemon
-        while daemon.peer_id not in (await peer.call("dhtPeers"))["peers"]:
-            pass  # and for the peer
+    await servers(daemon, 1)
+    await asked_until(lambda: peer.call("dhtPeers"), lambda known: daemon.peer_id in known["peers"])
+
+
+async def servers(daemon: Daemon, count: int) -> None:
+    """Wait until its routing table holds that many."""
+    await asked_until(lambda: daemon.call("dht.status"), lambda status: status["peers"] >= count)
 
 
 @across
@@ -92,9 +98,7 @@ async def test_a_third_one_is_found_both_ways(implementation: str) -> None:
     async with pair(implementation) as (daemon, peer), fabstird(enable_dht=True) as third:
         await third.call("connect", address=daemon.address("tcp"))
         await third.wait_event("dht:mode", mode="server")
-        with trio.fail_after(30):
-            while (await daemon.call("dht.status"))["peers"] < 2:
-                pass
+        await servers(daemon, 2)
         found = await peer.call("dhtFindPeer", peerId=third.peer_id)
         bare = third.address("tcp").removesuffix(f"/p2p/{third.peer_id}")
         assert bare in [address.removesuffix(f"/p2p/{third.peer_id}") for address in found["addresses"]]
@@ -108,9 +112,7 @@ async def test_a_client_is_not_taken_for_a_server(implementation: str) -> None:
     client = {"dht.mode": "client"}
     async with start(listen=LISTEN, dht="server") as peer, fabstird(settings=client, enable_dht=True) as daemon:
         await daemon.call("connect", address=peer.address("tcp"))
-        with trio.fail_after(30):
-            while (await daemon.call("dht.status"))["peers"] < 1:
-                pass
+        await servers(daemon, 1)
         told = await peer.call("identify", peerId=daemon.peer_id)
         assert "/ipfs/kad/1.0.0" not in told["protocols"]
         stored = await daemon.call("dht.put_value", key="k", value=b64(b"v"))
@@ -118,19 +120,24 @@ async def test_a_client_is_not_taken_for_a_server(implementation: str) -> None:
         assert daemon.peer_id not in (await peer.call("dhtPeers"))["peers"]
 
 
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Short: a Unix socket's path has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fabstir-") as folder:
+        yield Path(folder)
+
+
 @pytest.mark.usefixtures("rust", "js")
-async def test_discover_finds_what_a_fabstir_node_and_a_js_peer_put_there() -> None:
+async def test_discover_finds_what_a_fabstir_node_and_a_js_peer_put_there(data_dir: Path) -> None:
     async with (
         fabstir_node() as node,
         START["js"](listen=LISTEN, dht="server") as sdk,
-        fabstird(enable_dht=True) as daemon,
+        fabstird(data_dir, enable_dht=True) as daemon,
     ):
         for peer in (node, sdk):
             await daemon.call("connect", address=peer.address("tcp"))
             await know(daemon, peer)
-        with trio.fail_after(30):
-            while (await daemon.call("dht.status"))["peers"] < 2:
-                pass
+        await servers(daemon, 2)
         key = b64(b"capability:" + MODEL.encode())
         await node.call("dhtProvide", key=key)
         told = {"models": [MODEL], "pricePerToken": "2", "reputation": 70}
@@ -141,3 +148,6 @@ async def test_discover_finds_what_a_fabstir_node_and_a_js_peer_put_there() -> N
         assert [one["peerId"] for one in found["nodes"]] == [sdk.peer_id, node.peer_id]
         assert (found["nodes"][1]["pricePerToken"], found["nodes"][1]["byOwner"]) == ("2", True)
         assert found["malformed"] == 0
+        command = [sys.executable, "-m", "fabstir_client", "--data-dir", str(data_dir), "discover", MODEL]
+        printed = (await trio.run_process(command, capture_stdout=True, env=environment())).stdout.decode()
+        assert [line.split()[0] for line in printed.splitlines()[:3]] == ["NODE", sdk.peer_id, node.peer_id]

@@ -1,6 +1,6 @@
 """Waiting for a thing, with a bound: what tests do in place of sleeping."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import trio
@@ -16,3 +16,17 @@ async def until(condition: Callable[[], T], *, within: float = 10, every: float 
             raise AssertionError(f"{getattr(condition, '__qualname__', condition)} is still {value!r} after {within} s")
         await trio.sleep(every)
     return value
+
+
+async def asked_until(
+    ask: Callable[[], Awaitable[T]], condition: Callable[[T], object], *, within: float = 30, every: float = 0.05
+) -> T:
+    """The first answer of ``ask`` for which `condition` holds; what is asked may be in another process."""
+    answer: T | None = None
+    with trio.move_on_after(within):
+        while True:
+            answer = await ask()
+            if condition(answer):
+                return answer
+            await trio.sleep(every)
+    raise AssertionError(f"after {within} s the answer is still {answer!r}")

@@ -6,6 +6,7 @@ was found by then is returned as incomplete, and nothing at all is `DeadlineExce
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections import Counter
@@ -42,6 +43,7 @@ from fabstird.p2p.streams import from_base64, to_base64
 MAX_COUNT = 1000  # providers of one answer
 COUNT = 20
 QUORUM = 4
+OWNER_GRACE = 3.0  # seconds by which the owner of a value may be later than the others who hold it
 
 
 class DhtCommands:
@@ -200,20 +202,25 @@ class DhtCommands:
             if answers.of_owner is not None:
                 return answers, True
             async with trio.open_nursery() as nursery:
+                heard = trio.Event()
 
                 async def ask_owner(owner: bytes) -> None:
                     try:
-                        answer = await engine.ask(owner, message)
+                        take(owner, await engine.ask(owner, message))
                     except AskFailed:
-                        return  # the others may hold it for it
-                    if take(owner, answer):
+                        pass  # the others may hold it for it
+                    heard.set()
+                    if answers.of_owner is not None:
                         nursery.cancel_scope.cancel()
 
                 if answers.owner is not None and engine.known_addresses(answers.owner):
                     nursery.start_soon(ask_owner, answers.owner)
+                else:
+                    heard.set()
                 await engine.walk(key, message, take)
-                if answers.most >= quorum:
-                    nursery.cancel_scope.cancel()
+                with trio.move_on_after(OWNER_GRACE if answers.values else math.inf):
+                    await heard.wait()
+                nursery.cancel_scope.cancel()
         return answers, not scope.cancelled_caught
 
     async def put_value(self, text: str, value: str, encoding: Encoding, timeout: int | None) -> StoredValue:
