@@ -212,15 +212,20 @@ class Fanout:
                 subscription.spoken = now
                 if subscription.follower.outbox.clear:
                     beat = heartbeat(subscription.label, self._events.head)
-                    self._write(subscription, subscription.follower.framing([beat]))
+                    written = self._write(subscription, subscription.follower.framing([beat]))
+                    if written and subscription.follower.outbox.waiting:
+                        subscription.follower.fall_behind()  # else nobody would see the rest of it out
             if subscription.active:  # still: to write to a connection that is gone removes it
                 heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
             else:
                 self._ended = max(0, self._ended - 1)
 
-    def _write(self, subscription: Subscription, data: bytes) -> None:
+    def _write(self, subscription: Subscription, data: bytes) -> bool:
+        """Whether the connection was there."""
         self._written += len(data) + WRITE
         try:
             subscription.follower.outbox.write(data)
+            return True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.remove(subscription)  # its reader sees that too, and ends the session
+            return False

@@ -375,6 +375,33 @@ async def test_an_expired_token_says_so(shared: Process) -> None:
     assert told["expired"] is True
 
 
+async def test_tokens_outlive_a_daemon_that_is_killed(tmp_path: Path) -> None:
+    data_dir = tmp_path / "d"
+    with process(data_dir=data_dir) as first:
+        await first.ready()
+        given = await token(first, "ci", "read")
+        gone = await token(first, "gone", "read")
+        await revoke(first, "gone")
+        first.kill()
+    file = data_dir / "tokens.json"
+    assert (file.stat().st_mode & 0o777, given in file.read_text()) == (0o600, False)
+    async with daemon(data_dir=data_dir) as second:
+        assert "result" in (await post(second, message("version"), **bearer(given))).json
+        assert (await post(second, message("version"), **bearer(gone))).status == 401
+
+
+async def test_a_damaged_file_of_tokens_stops_nothing(tmp_path: Path) -> None:
+    data_dir = tmp_path / "d"
+    data_dir.mkdir()
+    (data_dir / "tokens.json").write_text('{"version": 1, "tok')
+    async with daemon(data_dir=data_dir) as running:
+        line = await running.line("tokens are damaged; only api.token is good, make the others anew")
+        assert await trio.Path(line["set_aside"]).read_text() == '{"version": 1, "tok'
+        assert (await post(running, message("version"))).status == 200
+        given = await token(running, "ci", "read")
+        assert "result" in (await post(running, message("version"), **bearer(given))).json
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # The audit
 
