@@ -27,6 +27,8 @@ def test_an_uninstallation_leaves_the_state_and_the_configuration(service: Servi
     service.systemctl("enable", "--now")
     found = machine.run("find", *OURS, "-name", "*fabstir*").stdout
     assert "/usr/local/lib/fabstird\n" in found
+    assert "/usr/local/share/man/man8/fabstird.8\n" in found
+    assert "/usr/local/share/bash-completion/completions/fabstir\n" in found
     assert "/etc/systemd/system/multi-user.target.wants/fabstird.service\n" in found
     words = machine.run("/root/fabstird/scripts/install", "uninstall").stdout
     assert words.startswith("fabstird is uninstalled. What is left is yours: /var/lib/fabstird")
