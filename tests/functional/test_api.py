@@ -201,7 +201,7 @@ async def test_every_method_gives_what_the_contract_says(plain: Process, transpo
 
         found = await result(ask, "addresses", params())
         held(found, types.Addresses)
-        keys(found, "peerId listen announced observed")
+        keys(found, "peerId listen announced observed reachability")
         assert (found["peerId"], found["listen"]) == (own, status["listenAddresses"])
 
         metrics = await result(ask, "metrics", params())
