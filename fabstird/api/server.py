@@ -227,24 +227,28 @@ class _Connection(TCPServer):
                 await self.protocol.handle(Closed())
 
     async def _send(self, data: bytes) -> None:
-        with trio.CancelScope(shield=True):
-            try:
-                self.outbox.write(data)
-                if not self.outbox.clear:
+        try:
+            self.outbox.write(data)
+            if not self.outbox.clear:
+                with trio.CancelScope(shield=True):
                     await self.outbox.flush()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            with trio.CancelScope(shield=True):
                 await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
         begun = math.inf  # when the head of a request that is not whole began to come
         while True:
             try:
-                with trio.move_on_at(begun + self._header_timeout / 1000) as scope:
+                if begun == math.inf:
                     data = await receive(self.stream.socket)
-                if scope.cancelled_caught:
-                    error = too_slow("the head of a request", self._header_timeout, "header_timeout")
-                    await self._send(_refusal(HTTPStatus.REQUEST_TIMEOUT, error))
-                    break
+                else:
+                    with trio.move_on_at(begun + self._header_timeout / 1000) as scope:
+                        data = await receive(self.stream.socket)
+                    if scope.cancelled_caught:
+                        error = too_slow("the head of a request", self._header_timeout, "header_timeout")
+                        await self._send(_refusal(HTTPStatus.REQUEST_TIMEOUT, error))
+                        break
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
             await self.protocol.handle(RawData(data))
@@ -293,15 +297,22 @@ class _Tasks(TaskGroup):
                 finished = True
                 room.release()  # whoever waits for it, the connection's reader
 
+        # Where there is nothing to wait for, neither waits: trio's channels take a turn of the loop for each event
         async def app_receive() -> Any:
-            event = await take.receive()
+            try:
+                event = take.receive_nowait()
+            except trio.WouldBlock:
+                event = await take.receive()
             if not event["type"].endswith(".disconnect"):
                 room.release()
             return event
 
         async def app_put(event: Any) -> None:
             if not event["type"].endswith(".disconnect") and not finished:
-                await room.acquire()
+                try:
+                    room.acquire_nowait()
+                except trio.WouldBlock:
+                    await room.acquire()
             try:
                 put.send_nowait(event)
             except trio.BrokenResourceError:
@@ -319,6 +330,9 @@ class _Http1(H11Protocol):
         super().__init__(*args)
         self._on_closed = on_closed
         self._on_goodbye = on_goodbye
+        self._head = b""  # of a response, until there is more of it to send
+        self._holding = False
+        self._send_on, self.send = self.send, self._joined
 
     async def handle(self, event: Event) -> None:
         await super().handle(event)
@@ -348,7 +362,22 @@ class _Http1(H11Protocol):
 
     async def _send_h11_event(self, event: Any) -> None:
         if not isinstance(event, h11.InformationalResponse) or event.status_code != HTTPStatus.CONTINUE:
+            self._holding = isinstance(event, h11.Response)
             await super()._send_h11_event(event)
+
+    async def _joined(self, event: Event) -> None:
+        """Head and body of a response in one write, and no write of nothing at its end."""
+        if isinstance(event, RawData):
+            data, self._head = self._head + event.data, b""
+            if self._holding:
+                self._head = data
+            elif data:
+                await self._send_on(RawData(data))
+            return
+        if self._head:
+            head, self._head = self._head, b""
+            await self._send_on(RawData(head))
+        await self._send_on(event)
 
     async def go_on(self) -> None:
         """Tell a client that waits for it (``Expect: 100-continue``) to send its body. hypercorn would at once, and so
