@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ def ensure_built() -> Path:
     lacking = [name for name in ("cargo", "rustc", "cc") if shutil.which(name) is None]
     if lacking:
         raise RustMissing(f"{' and '.join(lacking)} not found (on Debian: apt-get install cargo gcc, or rustup)")
+    # rustup's cargo is there for every user, and does nothing for one who has installed no toolchain
+    tried = subprocess.run(["cargo", "--version"], capture_output=True, text=True, check=False)
+    if tried.returncode:
+        raise RustMissing(f"cargo does not run: {tried.stderr.strip().partition(chr(10))[0]}")
     return cache.home("rust", sources(), _build, BUILD_TIMEOUT) / "peer"
 
 
