@@ -92,16 +92,18 @@ def _screen(status: dict[str, Any], peers: list[dict[str, Any]], trouble: str, h
             (state, "bold green" if state == "started" else "bold yellow"),
             f"  {len(peers)} peers  {status['connections']} connections  {time.strftime('%H:%M:%S')}",
         )
+    ratios = {"PEER": 4, "AGENT": 3, "ADDRESS": 5}  # these share what the others leave
     table = Table(box=None, expand=True, header_style="bold", pad_edge=False)
     for name in COLUMNS:
-        long = name in ("PEER", "ADDRESS", "AGENT")
+        long = name in ratios
         right = name in ("UP", "LATENCY", "STREAMS")
         table.add_column(
             name,
             no_wrap=True,
-            overflow="ellipsis" if long else "fold",
+            overflow="ellipsis",
             justify="right" if right else "left",
-            min_width=12 if long else None,
+            min_width=10 if long else max(len(name), 7 if right else 0),
+            ratio=ratios.get(name),
         )
     room = max(1, height - 4)
     for peer in peers[:room]:

@@ -102,6 +102,7 @@ def test_peers_live(alice: RunningDaemon) -> None:
             peer = result(bob, "status")["peerId"]
             shown = screen.until(r"started  1 peers.*fabstird/")
             assert peer[:10] in shown
+            assert re.search(r"PEER +DIR +UP +LATENCY +STREAMS +AGENT +ADDRESS +MARKS", shown), "a column is cut off"
             assert screen.end() == 130
         assert fabstir(alice, "peers", "--ids") == f"{peer}\n"
 
