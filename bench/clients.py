@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from bench.anchors import Running
 
-RECEIVE = 1 << 18
+RECEIVE = 1 << 16
 STATUS = b'{"jsonrpc":"2.0","id":1,"method":"status"}'
 ANSWER_MARK = b'"jsonrpc"'  # once in each answer
 MASK = b"\0\0\0\0"  # of zeros: masking changes nothing, and costs this side nothing
