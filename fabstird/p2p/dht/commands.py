@@ -32,7 +32,7 @@ from fabstird.p2p.addresses import AddressError, normal_peer_id
 from fabstird.p2p.book import Book
 from fabstird.p2p.dht import keys
 from fabstird.p2p.dht.announcing import Announcer
-from fabstird.p2p.dht.engine import AskFailed, Engine, to_bytes, to_text
+from fabstird.p2p.dht.engine import AskFailed, Engine, to_address, to_bytes, to_text
 from fabstird.p2p.dht.kept import AGAIN, Entry
 from fabstird.p2p.dht.keys import BadKey, Encoding
 from fabstird.p2p.dht.messages import Kind, Message, Peer
@@ -69,21 +69,27 @@ class DhtCommands:
         engine = self.engine
         if target == engine.own_id:
             raise InvalidParams(f"peerId: {peer_id} is this node itself", param="peerId")
-        if engine.host.links(peer_id):
-            return FoundPeer(peer_id=peer_id, addresses=engine.known_addresses(target), connected=True, asked=0)
+        if engine.host.links(peer_id) and (known := engine.known_addresses(target)):
+            return FoundPeer(peer_id=peer_id, addresses=known, connected=True, asked=0)
         asked = 0
+        learned: list[str] = []
 
         def take(_: bytes, answer: Message) -> bool:
             nonlocal asked
             asked += 1
-            return any(one.id == target and engine.known_addresses(target) for one in answer.closer)
+            # One that dialled us a moment ago has not told its own addresses yet: others know them
+            told = [one for one in answer.closer if one.id == target]
+            bare = [address for one in told for address in map(to_address, one.addresses) if address]
+            learned.extend(f"{address}/p2p/{peer_id}" for address in bare)
+            return bool(learned)
 
         with self._searches.within(timeout) as scope:
             await engine.walk(target, Message(Kind.FIND_NODE, target), take)
-        found = engine.known_addresses(target)
-        if found:
+        found = engine.known_addresses(target) or list(dict.fromkeys(learned))
+        connected = bool(engine.host.links(peer_id))
+        if found or connected:
             self._book.heard(peer_id, found)
-            return FoundPeer(peer_id=peer_id, addresses=found, connected=bool(engine.host.links(peer_id)), asked=asked)
+            return FoundPeer(peer_id=peer_id, addresses=found, connected=connected, asked=asked)
         if scope.cancelled_caught:
             raise self._searches.late("the peer was not found", timeout)
         raise PeerNotFound(f"{peer_id} was not found: {asked} peers of the DHT were asked", peerId=peer_id)
