@@ -13,7 +13,7 @@ run: $(VENV)/.installed-daemon
 test: check-test-machine lint
 	$(VENV)/bin/pytest $(ARGS)
 
-# The speed of the API beside others of its kind, as a markdown table; some four minutes on a machine at rest.
+# The speed of the API beside others of its kind, as a markdown table; a minute or two on a machine at rest.
 bench: check-test-machine $(VENV)/.installed-test
 	$(VENV)/bin/python -m bench.table $(ARGS)
 

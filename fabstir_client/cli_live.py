@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fabstir_client.calls import raw_method
-from fabstir_client.cli_tables import clean, duration, ordered, show
+from fabstir_client.cli_tables import clean, counted, duration, ordered, show
 from fabstir_client.discovery import Target
 from fabstir_client.errors import BadAnswer, ClientTimeout, ConnectionLost, DaemonUnreachable, FabstirError
 from fabstir_client.protocol import Session
@@ -90,7 +90,8 @@ def _screen(status: dict[str, Any], peers: list[dict[str, Any]], trouble: str, h
         state = status["state"]
         head = Text.assemble(
             (state, "bold green" if state == "started" else "bold yellow"),
-            f"  {len(peers)} peers  {status['connections']} connections  {time.strftime('%H:%M:%S')}",
+            f"  {counted(len(peers), 'peer')}  {counted(status['connections'], 'connection')}",
+            time.strftime("  %H:%M:%S"),
         )
     ratios = {"PEER": 4, "AGENT": 3, "ADDRESS": 5}  # these share what the others leave
     table = Table(box=None, expand=True, header_style="bold", pad_edge=False)

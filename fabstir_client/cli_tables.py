@@ -31,6 +31,11 @@ def duration(milliseconds: float) -> str:
     return f"{seconds}s"
 
 
+def counted(number: int, thing: str) -> str:
+    """``1 peer``, ``2 peers``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def instant(milliseconds: int) -> str:
     """Local time, to the millisecond."""
     import time
@@ -105,7 +110,7 @@ def _status(status: dict[str, Any]) -> str:
         rows.append(("up", duration(status["uptime"])))
     rows += [
         ("peer id", status["peerId"]),
-        ("peers", f"{status['peers']} ({status['connections']} connections)"),
+        ("peers", f"{status['peers']} ({counted(status['connections'], 'connection')})"),
         ("listening", status["listenAddresses"]),
         ("bootstrap", status["bootstrapNodes"]),
         ("daemon", f"version {status['version']}, run {status['epoch']}, {status['head']} events"),

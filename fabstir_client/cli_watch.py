@@ -11,7 +11,7 @@ import msgspec
 
 from fabstir_client.calls import raw_method
 from fabstir_client.cli_progress import progress
-from fabstir_client.cli_tables import event_line, lagged_line
+from fabstir_client.cli_tables import counted, event_line, lagged_line
 from fabstir_client.discovery import Target
 from fabstir_client.errors import BadAnswer, ClientTimeout, ConnectionLost, DaemonUnreachable, FabstirError
 from fabstir_client.sync_link import call_once
@@ -127,7 +127,7 @@ class _Node:
         return self._value in self._peers if self._name == "peer" else self._state == self._name
 
     def __str__(self) -> str:
-        return f"the node is {self._state}, with {len(self._peers)} peers"
+        return f"the node is {self._state}, with {counted(len(self._peers), 'peer')}"
 
 
 def wait(target: Target, condition: str, timeout: float, *, as_json: bool, complain: Callable[[str, int], int]) -> int:

@@ -436,9 +436,9 @@ async def load_libp2p() -> None:
     if first:
         # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and
         # again; and the collector runs less often than for a script, because a connection is hundreds of objects.
-        gc.collect()
         gc.freeze()
         gc.set_threshold(5000, 20, 20)
+        gc.enable()  # `run` has switched it off
 
 
 def libp2p_version() -> str:
