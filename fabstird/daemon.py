@@ -33,7 +33,7 @@ from fabstird.identity import Identity, IdentityError, load_or_make
 from fabstird.metrics import Counters
 from fabstird.p2p.book import Book
 from fabstird.p2p.node import Node, load_libp2p
-from fabstird.rpc import dispatch
+from fabstird.rpc import recording
 from fabstird.rpc.access import LEVELS
 from fabstird.rpc.dispatch import Dispatcher
 from fabstird.rpc.methods import METHODS
@@ -233,7 +233,7 @@ async def _run_node(node: Node, auto_start: bool, stopping: trio.Event, about: S
 async def _begin(node: Node, auto_start: bool) -> None:
     """Import what calls may need, and libp2p, behind the API's back, so that a later start is quick too; start the node
     if it is to be."""
-    await trio.to_thread.run_sync(dispatch.load)
+    await trio.to_thread.run_sync(recording.load)
     await load_libp2p()
     if auto_start:
         try:

@@ -10,18 +10,15 @@ import math
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import trio
 from libp2p.abc import INetStream
 from libp2p.crypto.ed25519 import create_new_key_pair
-from libp2p.crypto.keys import KeyPair
-from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
-from libp2p.host.basic_host import BasicHost
 from libp2p.host.ping import ID as PING
 from libp2p.host.ping import PING_LENGTH, PingService
 from libp2p.identity.identify.pb.identify_pb2 import Identify
@@ -30,13 +27,8 @@ from libp2p.io.utils import read_exactly
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.peer.peerstore import PeerStore
-from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError, ProtocolNotSupportedError
-from libp2p.security.noise.messages import NoiseExtensions, NoiseHandshakePayload
-from libp2p.security.noise.patterns import PatternXX
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.protocol_muxer.exceptions import MultiselectClientError, ProtocolNotSupportedError
 from libp2p.stream_muxer.exceptions import MuxedStreamError
-from libp2p.transport.upgrader import TransportUpgrader
 from multiaddr import Multiaddr
 
 from fabstird.log import get_logger
@@ -45,6 +37,7 @@ from fabstird.p2p import circuit, identify, multistream
 from fabstird.p2p.addresses import Address, AddressError, expand, parse
 from fabstird.p2p.dialing import DialError, DialLimit
 from fabstird.p2p.identify import PeerInfo
+from fabstird.p2p.libhost import NEGOTIATION, LibHost, upgrader
 from fabstird.p2p.link import GOODBYE, Link, muxed
 from fabstird.p2p.race import NoneConnected, in_order, race
 from fabstird.p2p.resolve import ResolveError, resolve
@@ -54,7 +47,6 @@ from fabstird.p2p.yamux import Liveness
 
 log = get_logger("p2p.host")
 
-NEGOTIATION = 10  # seconds for agreeing on a stream's protocol
 LINGER = 10.0  # seconds that a peer has to end its side of a stream, once we have what we wanted
 MAX_OBSERVED = 16  # observed addresses that are shown
 INTERFACES_KEPT = 1.0  # seconds that the addresses of interfaces count as known: asking costs 0.1 ms
@@ -89,55 +81,6 @@ class ProtocolUnsupported(StreamError):
     """The peer does not speak the protocol."""
 
 
-class _SignedOnce(PatternXX):
-    """libp2p's handshake, whose proof of the own key is signed once: it is the same in every handshake."""
-
-    def __init__(self, noise: NoiseTransport) -> None:
-        super().__init__(noise.local_peer, noise.libp2p_privkey, noise.noise_privkey)
-        self._payload = super().make_handshake_payload()
-
-    def make_handshake_payload(self, extensions: NoiseExtensions | None = None) -> NoiseHandshakePayload:
-        return self._payload if extensions is None else super().make_handshake_payload(extensions)
-
-
-class _Noise(NoiseTransport):
-    def __init__(self, key_pair: KeyPair) -> None:
-        super().__init__(key_pair, noise_privkey=create_new_x25519_key_pair().private_key)
-        self._pattern = _SignedOnce(self)
-
-    def get_pattern(self) -> PatternXX:
-        return self._pattern
-
-
-class _LibHost(BasicHost):
-    """libp2p's host without its own identify client, which runs in a system task (see `identify`)."""
-
-    def _schedule_identify(self, peer_id: ID, *, reason: str) -> None:
-        return None
-
-    circuits: tuple[Multiaddr, ...] = ()  # where relays take connections for us, with our peer id
-
-    def get_addrs(self) -> list[Multiaddr]:
-        return [*super().get_addrs(), *self.circuits]
-
-    async def _swarm_stream_handler(self, net_stream: INetStream) -> None:
-        handlers = self.multiselect.handlers
-        try:
-            with trio.fail_after(NEGOTIATION):
-                protocol, rest = await multistream.answer(
-                    net_stream.read, net_stream.write, cast(Container[str], handlers)
-                )
-        except MultiselectError as error:
-            log.debug("no protocol agreed on", peer=str(net_stream.muxed_conn.peer_id), error=str(error))
-            await net_stream.reset()
-            return
-        muxed(net_stream).unread(rest)
-        net_stream.set_protocol(TProtocol(protocol))
-        handler = handlers[TProtocol(protocol)]
-        assert handler is not None  # only protocols with one are ever set
-        await handler(net_stream)
-
-
 class Host:
     """A running host; made by `Host.open` only."""
 
@@ -155,14 +98,11 @@ class Host:
 
         peerstore = PeerStore()
         peerstore.add_key_pair(peer_id, key_pair)
-        # Noise and Yamux only: TLS fails with js both ways, plaintext and mplex are no company to keep (trap 19)
-        noise = _Noise(key_pair)
-        upgrader = TransportUpgrader({NOISE: noise}, {}, negotiate_timeout=NEGOTIATION)
-        self.swarm = Swarm(peer_id, peerstore, upgrader, settings.limits, self, gate)
+        self.swarm = Swarm(peer_id, peerstore, upgrader(key_pair), settings.limits, self, gate)
         self.swarm.circuits = self._connect_by_relay
         handlers: OrderedDict[TProtocol, StreamHandlerFn] = OrderedDict()
         announced = [_announced(text).multiaddr for text in settings.announce] or None
-        self._host = _LibHost(
+        self._host = LibHost(
             self.swarm,
             default_protocols=OrderedDict([(identify.ID, _unset)]),
             announce_addrs=announced,
