@@ -98,7 +98,7 @@ class Dispatcher:
         """The answer to one text; None where there is none to give, because it held only notifications."""
         try:
             check_values(text, call.services.config.api.max_request_values)
-        except TooLarge as error:
+        except (ParseError, TooLarge) as error:
             return _refused(error, call)
         request = _well_formed_single(text)
         if request is not None and (found := self._single.get(request.method)):

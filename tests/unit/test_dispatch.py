@@ -337,9 +337,6 @@ async def test_what_is_no_json(text: bytes) -> None:
     "text",
     [
         b"[" + b"1," * 10_000 + b"1]",
-        b"[" * 100_000,
-        b"[" * 100_000 + b"]" * 100_000,
-        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         b'{"jsonrpc": "2.0", "method": "get_data", "id": 1, "params": [' + b"[]," * 10_000 + b"1]}",
         b'{"jsonrpc": "2.0", "method": "start", "id": 1, "params": {"config": {' + b'"a":1,' * 10_000 + b'"a":1}}}',
     ],
@@ -355,6 +352,24 @@ async def test_too_many_values_are_refused_before_they_are_parsed(text: bytes, m
     assert (data["limit"], data["configKey"]) == (10_000, "api.max_request_values")
     assert data["current"] > 10_000
     assert Dispatcher(METHODS).at_once(text, call()) is dispatching.LATER
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"[" * 100_000,
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"jsonrpc": "2.0", "method": "get_data", "id": 1, "params": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+async def test_a_nest_that_no_parser_takes_is_not_parsed(text: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatching, "_decode_request", pytest.fail)
+    monkeypatch.setattr(jsonrpcserver, "dispatch_to_response", pytest.fail)
+    monkeypatch.setattr(msgspec.json, "decode", pytest.fail)
+    answer = await ask(text)
+    assert (code(answer), answer["id"]) == (-32700, None)
+    assert answer["error"]["message"] == "Parse error: nested too deeply"
 
 
 @pytest.mark.parametrize("filler", [b",", b"[", b"{", b'\\"', b"\\\\"])
