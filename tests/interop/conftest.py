@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from tests.interop import peers
-from tests.interop.matrix import Results, render
+from tests.interop.matrix import FeatureCell, Results, render, shown_by
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 RESULTS = pytest.StashKey[Results]()
-REPORT = "FABSTIR_INTEROP_REPORT"  # a file to write the matrix to: `make interop`
+# for each cell of the features its tests, by node id: passed or failed; None as long as one was not run
+OUTCOMES = pytest.StashKey[dict[FeatureCell, dict[str, bool | None]]]()
+REPORT = "FABSTIR_INTEROP_REPORT"  # a file to write what works to: `make interop`
 
 
 def required() -> set[str]:
@@ -64,15 +66,32 @@ def implementation(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RESULTS] = Results({}, {})
+    config.stash[RESULTS] = Results({}, {}, {})
+    config.stash[OUTCOMES] = {}
+
+
+def feature_cells(item: pytest.Item) -> list[FeatureCell]:
+    if not isinstance(item, pytest.Function):
+        return []
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return shown_by(item.path.stem, item.originalname, parameters.get("implementation"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Those that are deselected later count, too: a feature works when all its tests have passed."""
+    for cell in feature_cells(item):
+        item.config.stash[OUTCOMES].setdefault(cell, {})[item.nodeid] = None
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keeps what each cell of the matrix has shown."""
+    """Keeps what each cell of the matrix and of the features has shown."""
     report = yield
+    if report.failed or (report.when == "call" and report.passed):
+        for feature in feature_cells(item):
+            item.config.stash[OUTCOMES][feature][item.nodeid] = report.passed
     told = dict(item.user_properties)
     if report.when == "call" and "cell" in told:
         results = item.config.stash[RESULTS]
@@ -83,8 +102,15 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if os.environ.get(REPORT):
-        Path(os.environ[REPORT]).write_text(render(session.config.stash[RESULTS]))
+    if not os.environ.get(REPORT):
+        return
+    results = session.config.stash[RESULTS]
+    for cell, outcomes in session.config.stash[OUTCOMES].items():
+        if False in outcomes.values():
+            results.features[cell] = False
+        elif None not in outcomes.values():
+            results.features[cell] = True
+    Path(os.environ[REPORT]).write_text(render(results))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

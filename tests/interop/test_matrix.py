@@ -6,13 +6,14 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.interop.daemon import Daemon, fabstird
-from tests.interop.matrix import ASPECTS, CELLS, KNOWN, Cell, parse, render
+from tests.interop.matrix import ASPECTS, CELLS, FEATURE_CELLS, FEATURES, KNOWN, Cell, parse, render
 from tests.interop.peerdriver import Peer, transport_of, until
 from tests.interop.peers import START
 
@@ -168,3 +169,11 @@ def test_the_document_is_the_generators() -> None:
     assert set(results.works) == set(CELLS), "every cell was run"
     assert {cell for cell, works in results.works.items() if not works} == set(KNOWN)
     assert set(CHECKS) == set(ASPECTS)
+    assert set(results.features) == set(FEATURE_CELLS), "every feature was run, as root with nftables"
+    assert [cell for cell, works in results.features.items() if not works] == []
+
+
+def test_the_tests_that_features_name_are_there() -> None:
+    for feature in FEATURES:
+        module = import_module(f"tests.interop.{feature.module}")
+        assert [test for test in feature.tests if not callable(getattr(module, test, None))] == []

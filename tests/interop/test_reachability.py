@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
@@ -11,6 +10,7 @@ import trio
 
 from fabstir_client.errors import DialFailed
 from fabstird.identity import Identity
+from tests.conftest import leave_out
 from tests.faults.cable import behind_a_nat
 from tests.interop.daemon import Daemon, fabstird, parsed
 from tests.interop.gopeer import go_peer
@@ -25,11 +25,9 @@ RELAY = Identity.from_seed(bytes.fromhex(SEED)).peer_id
 
 
 @pytest.fixture(scope="session")
-def nat(root: None) -> None:
+def nat(pytestconfig: pytest.Config, root: None) -> None:
     if shutil.which("nft") is None:
-        if "root" in os.environ.get("FABSTIR_REQUIRE", ""):
-            pytest.fail("FABSTIR_REQUIRE asks for root, and there is no `nft` here (package nftables)", pytrace=False)
-        pytest.skip("left out: there is no `nft` here (package nftables)")
+        leave_out(pytestconfig, "root", "there is no `nft` here (package nftables)")
 
 
 async def circuit(daemon: Daemon, relay: Peer) -> str:
