@@ -185,7 +185,9 @@ def test_an_old_go_is_said_to_be_old(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_failed_build_leaves_nothing_and_says_why(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tool = tmp_path / "bin" / {"go": "go", "rust": "cargo"}[name]
     tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\n[ "$1" = env ] && echo go1.99.0 && exit\necho "the build broke here"\nexit 7\n')
+    tool.write_text(
+        '#!/bin/sh\ncase $1 in env) echo go1.99.0; exit ;; --version) exit ;; esac\necho "the build broke here"\nexit 7\n'
+    )
     for needed in ("rustc", "cc"):
         (tmp_path / "bin" / needed).symlink_to("/bin/true")
     tool.chmod(0o755)
