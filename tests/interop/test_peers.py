@@ -186,7 +186,8 @@ def test_a_failed_build_leaves_nothing_and_says_why(name: str, monkeypatch: pyte
     tool = tmp_path / "bin" / {"go": "go", "rust": "cargo"}[name]
     tool.parent.mkdir()
     tool.write_text(
-        '#!/bin/sh\ncase $1 in env) echo go1.99.0; exit ;; --version) exit ;; esac\necho "the build broke here"\nexit 7\n'
+        "#!/bin/sh\ncase $1 in env) echo go1.99.0; exit ;; --version) exit ;; esac\n"
+        'echo "the build broke here"\nexit 7\n'
     )
     for needed in ("rustc", "cc"):
         (tmp_path / "bin" / needed).symlink_to("/bin/true")
