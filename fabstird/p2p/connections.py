@@ -93,6 +93,7 @@ class Connections:
         self._dials: dict[str, trio.CancelScope] = {}
         self._asked: set[str] = set()  # peers that a user is disconnecting
         self.watchers: list[Callable[[str, PeerInfo], None]] = []  # told what identify tells of a peer
+        self.comings: list[Callable[[str], None]] = []  # told that a peer has come, and that it has gone
         self.nearby: Callable[[str], Heard | None] = lambda peer_id: None  # who is heard by mDNS, while that is on
         self._poke = trio.Event()
         self._owed: float | None = None  # since when the loop owes the turn that `silence` asked for
@@ -292,6 +293,8 @@ class Connections:
             if cycle.peer_id == link.peer_id and cycle.phase != "dialling":
                 self._cycles[address] = policy.peer_connected(cycle, link.peer_id)
         self._events.publish(PeerConnected(peer_id=link.peer_id, address=link.address, direction=link.direction_text))
+        for tell in self.comings:
+            tell(link.peer_id)
         self._wake()
 
     def disconnected(self, link: Link) -> None:
@@ -313,6 +316,8 @@ class Connections:
                 self._cycles[address] = policy.peer_left(cycle, self._clock(), self._settings, asked=asked)
         duration = int((trio.current_time() - peer.opened) * 1000)
         self._events.publish(PeerDisconnected(peer_id=link.peer_id, reason=reason, duration=duration))
+        for tell in self.comings:
+            tell(link.peer_id)
         self._wake()
 
     def identified(self, link: Link, info: PeerInfo) -> None:

@@ -84,6 +84,7 @@ class Mdns:
     async def run(self) -> None:
         """Until cancelled."""
         self._connections.nearby = self._nearby.find
+        self._connections.comings.append(lambda peer_id: self._nearby.met(peer_id, trio.current_time()))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._dial_nearby, nursery)
             while True:

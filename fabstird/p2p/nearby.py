@@ -117,6 +117,12 @@ class Nearby:
             peer.due = now + min(FIRST_PAUSE * 2**peer.failures, LAST_PAUSE)
             peer.failures = min(peer.failures + 1, 10)
 
+    def met(self, peer_id: str, now: float) -> None:
+        """The peer has come or gone, whoever dialled and whoever ended it: it is not dialled again at once."""
+        peer = self._peers.get(peer_id)
+        if peer is not None:
+            peer.failures, peer.due = 0, now + self._rest
+
     def find(self, peer_id: str) -> Heard | None:
         """None for a peer that was not heard."""
         peer = self._peers.get(peer_id)

@@ -69,6 +69,18 @@ def test_a_connected_peer_is_left_alone_until_long_after_it_has_gone() -> None:
     assert never.due(10, (), 8) == ["B"]
 
 
+def test_a_peer_that_came_by_itself_and_was_sent_away_is_not_dialled_at_once() -> None:
+    """The one that waits politely for the other's dial would, when its patience is over."""
+    table = nearby("B")
+    table.heard("n", "A", ["/1"], MAX_AGE, 0)
+    table.met("A", POLITENESS / 4)
+    table.met("A", POLITENESS / 2)
+    assert table.due(POLITENESS, (), 8) == []
+    assert table.due(POLITENESS / 2 + REST, (), 8) == ["A"]
+    table.met("C", 0)
+    assert table.find("C") is None, "who was not heard is not made up"
+
+
 def test_a_peer_that_cannot_be_dialled_is_tried_ever_more_rarely() -> None:
     table, now, pauses = nearby(), 0.0, []
     table.heard("n", "B", ["/1"], 10**9, now)
