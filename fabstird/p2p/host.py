@@ -367,8 +367,7 @@ class Host:
                     message = await identify.read_message(stream)
             await identify.remember(self._host, stream, message)
             self._identify_received += 1
-            if not again or self._infos.get(link.peer_id) != identify.to_info(message):
-                self._learned(link, message)
+            self._learned(link, message)
             # it may have asked before the change, when we knew nothing of it yet
             if not again and self._changed >= link.opened:
                 await self._push(link)
@@ -387,9 +386,11 @@ class Host:
     def _learned(self, link: Link, message: Identify) -> None:
         if link.is_closed:
             return
-        info = identify.to_info(message)
+        known, info = self._infos.get(link.peer_id), identify.to_info(message)
         self._infos[link.peer_id] = info
-        self.observer.identified(link, info)
+        # Asked again, or pushed because of something that is not shown, it is mostly the same: no news, no event.
+        if known is None or replace(known, observed=None) != replace(info, observed=None):
+            self.observer.identified(link, info)
 
 
 async def _let_go(stream: NetStream) -> None:
