@@ -100,7 +100,7 @@ def test_peers_live(alice: RunningDaemon) -> None:
             screen.until(r"started  0 peers")
             fabstir(alice, "connect", result(bob, "status")["listenAddresses"][0])
             peer = result(bob, "status")["peerId"]
-            shown = screen.until(r"started  1 peers.*fabstird/")
+            shown = screen.until(r"started  1 peer  .*fabstird/")
             assert peer[:10] in shown
             assert re.search(r"PEER +DIR +UP +LATENCY +STREAMS +AGENT +ADDRESS +MARKS", shown), "a column is cut off"
             assert screen.end() == 130
