@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LEFT_OUT
-from tests.service.machine import PROJECT, Machine, booted, has_systemd
+from tests.service.machine import PROJECT, SCRIPTS, Machine, booted, has_systemd
 from tests.service.unit import Service
 
 
@@ -44,8 +44,8 @@ def machine(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """With users: ``member`` is in the group fabstir, ``stranger`` is not."""
     with booted(tmp_path_factory.mktemp("machine") / "log") as machine:
         machine.unpack(installed)
-        machine.unpack(PROJECT / "scripts", "/root/fabstird/scripts")
-        machine.run("/root/fabstird/scripts/install", "announce")
+        machine.unpack(PROJECT / "scripts", SCRIPTS)
+        machine.run(f"{SCRIPTS}/install", "announce")
         machine.shell("useradd --create-home --groups fabstir member; useradd --create-home stranger")
         yield machine
 

@@ -16,6 +16,7 @@ import psutil
 WITH_SYSTEMD = Path(__file__).with_name("with-systemd")
 PROJECT = Path(__file__).parents[2]
 LIFE = 900  # seconds after which it is gone, whatever became of the tests
+SCRIPTS = "/opt/fabstird/scripts"  # the project's, in the machine
 BOOT = 60.0
 COMMAND = 90.0  # seconds for one command, on a machine that is busy with other things
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.machine import Machine
+from tests.service.machine import SCRIPTS, Machine
 from tests.service.unit import STATE, Service
 
 OURS = ("/usr/local/bin", "/usr/local/lib", "/usr/local/share", "/etc/systemd/system", "/run")
@@ -18,7 +18,7 @@ def put_back(machine: Machine, installed: Path) -> Iterator[None]:
     """It is installed again afterwards, for the tests that follow."""
     yield
     machine.unpack(installed)
-    machine.run("/root/fabstird/scripts/install", "announce")
+    machine.run(f"{SCRIPTS}/install", "announce")
 
 
 def test_an_uninstallation_leaves_the_state_and_the_configuration(service: Service, put_back: None) -> None:
@@ -30,7 +30,7 @@ def test_an_uninstallation_leaves_the_state_and_the_configuration(service: Servi
     assert "/usr/local/share/man/man8/fabstird.8\n" in found
     assert "/usr/local/share/bash-completion/completions/fabstir\n" in found
     assert "/etc/systemd/system/multi-user.target.wants/fabstird.service\n" in found
-    words = machine.run("/root/fabstird/scripts/install", "uninstall").stdout
+    words = machine.run(f"{SCRIPTS}/install", "uninstall").stdout
     assert words.startswith("fabstird is uninstalled. What is left is yours: /var/lib/fabstird")
     assert machine.run("find", *OURS, "-name", "*fabstir*").stdout == ""
     assert "could not be found" in machine.run("systemctl", "status", "fabstird", check=False).stderr
