@@ -15,6 +15,8 @@ from bench.anchors import Running
 
 RECEIVE = 1 << 16
 STATUS = b'{"jsonrpc":"2.0","id":1,"method":"status"}'
+BATCH = 50
+STATUSES = b"[" + b",".join([STATUS] * BATCH) + b"]"
 ANSWER_MARK = b'"jsonrpc"'  # once in each answer
 MASK = b"\0\0\0\0"  # of zeros: masking changes nothing, and costs this side nothing
 IDENTIFY = b"\x02\x08\x00"  # go-libp2p-daemon: a length, and {type: IDENTIFY}
@@ -101,10 +103,17 @@ def websocket(server: Running) -> Iterator[Caller]:
 
 
 @contextmanager
-def post(server: Running) -> Iterator[Caller]:
+def batch(server: Running) -> Iterator[Caller]:
+    """IPC, `BATCH` calls a line."""
+    with unix(server.ipc) as connection:
+        yield Caller(connection, STATUSES + b"\n", lambda data: data.endswith(b"\n"), marks)
+
+
+@contextmanager
+def post(server: Running, body: bytes = STATUS) -> Iterator[Caller]:
     head = (
         f"POST /rpc HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\nauthorization: Bearer {server.token}\r\n"
-        f"content-type: application/json\r\ncontent-length: {len(STATUS)}\r\n\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
 
     def whole(data: bytes) -> bool:
@@ -115,7 +124,7 @@ def post(server: Running) -> Iterator[Caller]:
         return len(body) == int(headers.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
 
     with tcp(server.port) as connection:
-        yield Caller(connection, head.encode() + STATUS, whole, marks)
+        yield Caller(connection, head.encode() + body, whole, marks)
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -171,4 +180,4 @@ def _is_frame(data: bytes) -> bool:
     return len(data) == (4 + int.from_bytes(data[2:4], "big") if length == 126 else 2 + length)
 
 
-__all__ = ["Caller", "frame", "identify", "ipc", "post", "unix", "upgraded", "websocket"]
+__all__ = ["BATCH", "Caller", "batch", "frame", "identify", "ipc", "post", "unix", "upgraded", "websocket"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What connections cost: fabstird beside js-libp2p, in one run, with the same cheap dialer. README.md has a table.
 
-usage, in the repository: .venv/bin/python -m bench.connections [--quick] [--rounds N]
+usage, in the repository: .venv/bin/python -m bench.connections [--quick] [--rounds N] [--peers N]
 
 Writes a table in Markdown to stdout and progress to stderr. The exit status is 1 where a goal is missed; a quick run
 only shows that everything works, and judges nothing.
@@ -18,12 +18,11 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.minipeer import Dialer
-from bench.servers import Server, fabstird, js
+from bench.servers import SETTLED, Server, fabstird, js, settle
 
-SETTLED = 1.5  # seconds after which a connection costs nothing more: identify has ended, the first yamux ping too
 SAMPLING = 0.05  # seconds between two looks at the event loop
 WIDTH = 8  # dials under way at a time
 DESCRIPTORS = 8192
@@ -43,6 +42,11 @@ class Plan:
     rest: float = 35.0  # seconds; both sides' keep-alive comes every 30
     cycles: int = 10_000
     stage: int = 1_000  # cycles between two looks at the memory
+
+    @property
+    def patience(self) -> float:
+        """Seconds in which so many peers have connected, on a machine that does other things too."""
+        return max(120.0, self.many * 0.1)
 
 
 QUICK = Plan(rounds=1, few=20, many=100, warm_up=100, batch=30, batches=2, rest=1.0, cycles=400, stage=200)
@@ -68,6 +72,11 @@ class Samples:
     def growth(self) -> float:
         return statistics.median(self.cpu_many) / statistics.median(self.cpu_few)
 
+    @property
+    def late(self) -> float:
+        """The delay that one look in a hundred exceeds."""
+        return statistics.quantiles(self.delays, n=100, method="inclusive")[98]
+
 
 # --------------------------------------------------------------------------------------------------------------------
 # Measuring
@@ -79,7 +88,7 @@ def measure(server: Server, plan: Plan, samples: Samples) -> None:
     with Dialer(server.address) as dialer:
         dialer.prepare(plan.many)
         bare = server.resident()
-        dialer.open(plan.many, width=WIDTH)
+        dialer.open(plan.many, width=WIDTH, timeout=plan.patience)
         settle(server, plan.many)
         samples.memory.append((server.resident() - bare) / plan.many)
         server.collect()
@@ -87,7 +96,7 @@ def measure(server: Server, plan: Plan, samples: Samples) -> None:
         dialer.drop(plan.many - plan.few)
         dialer.open(plan.warm_up, width=WIDTH, keep=False)
         samples.cpu_few += batches(server, dialer, plan)
-        dialer.open(plan.many - plan.few, width=WIDTH)
+        dialer.open(plan.many - plan.few, width=WIDTH, timeout=plan.patience)
         samples.cpu_many += batches(server, dialer, plan)
         rest(server, plan, samples)
         if dialer.standing().peers != plan.many or server.peers() != plan.many:
@@ -133,16 +142,6 @@ def churn(server: Server, plan: Plan, samples: Samples) -> None:
     samples.grown = max(memory) - memory[0]
     samples.tasks = held[0][0], held[-1][0]
     samples.descriptors = held[0][1], held[-1][1]
-
-
-def settle(server: Server, peers: int) -> None:
-    """Wait until the server has these peers and is done with all that came and went."""
-    deadline = time.monotonic() + 30
-    while server.peers() != peers:
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"{server.name} has {server.peers()} peers, not {peers}")
-        time.sleep(0.1)
-    time.sleep(SETTLED)
 
 
 def note(text: str) -> None:
@@ -195,12 +194,35 @@ def rows(theirs: Samples, ours: Samples, plan: Plan) -> list[Row]:
         compared(f"resident memory a peer, {many} peers", lambda s: median(s.memory), "kB", 1e-3, 0.55),
         compared("the same, js made to collect its garbage", lambda s: median(s.collected), "kB", 1e-3, None),
         bounded(f"event loop, longest delay, {many} peers at rest", lambda s: max(s.delays), "ms", 1e3, 100),
+        compared("delay, p99", lambda s: s.late, "ms", 1e3, None),
         compared("median delay", lambda s: median(s.delays), "ms", 1e3, None),
         compared("CPU, of one core", lambda s: median(s.rest), "%", 1e2, None),
         bounded(f"stop, {many} peers", lambda s: median(s.stop), "s", 1, 1),
         bounded(f"memory grown by {cycles}", lambda s: s.grown, "MB", 1 / MB, 8),
         flat("tasks", lambda s: s.tasks),
         flat("descriptors", lambda s: s.descriptors),
+    ]
+
+
+def alone(ours: Samples, plan: Plan) -> list[Row]:
+    """More peers than js-libp2p is made to hold: fabstird beside itself with few of them."""
+    median = statistics.median
+    few, many = f"{plan.few:,}", f"{plan.many:,}"
+
+    def row(figure: str, value: float, unit: str, scale: float, most: float | None = None, than: str = "") -> Row:
+        met = None if most is None else value * scale <= most
+        return Row(figure, than, f"{value * scale:.3g} {unit}", None, "" if most is None else f"≤ {most:g} {unit}", met)
+
+    before = f"{median(ours.cpu_few) * 1e3:.3g} ms with {few}"
+    return [
+        row(f"CPU of an inbound connection, {many} peers", median(ours.cpu_many), "ms", 1e3, than=before),
+        row(f"the same, {many} peers over {few}", ours.growth, "x", 1, 1.2),
+        row(f"resident memory a peer, {many} peers", median(ours.memory), "kB", 1e-3, 34),
+        row(f"event loop delay, p99, {many} peers at rest", ours.late, "ms", 1e3, 20),
+        row("longest delay", max(ours.delays), "ms", 1e3),
+        row("median delay", median(ours.delays), "ms", 1e3),
+        row("CPU, of one core", median(ours.rest), "%", 1e2, 5),
+        row(f"stop, {many} peers", median(ours.stop), "s", 1, 2),
     ]
 
 
@@ -217,12 +239,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What connections cost: fabstird beside js-libp2p.")
     parser.add_argument("--quick", action="store_true", help="less of everything, in under a minute; judges nothing")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default {Plan.rounds})")
+    parser.add_argument("--peers", type=int, help="hold so many, in one round and without js-libp2p: --peers 9000")
     options = parser.parse_args()
     plan = QUICK if options.quick else Plan(rounds=options.rounds or Plan.rounds)
+    if options.peers:
+        plan = replace(plan, rounds=options.rounds or 1, many=options.peers)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS if hard == resource.RLIM_INFINITY else hard, hard))
 
     load = os.getloadavg()[0]
+    if options.peers:
+        ours = Samples()
+        for _ in range(plan.rounds):
+            with fabstird() as server:
+                measure(server, plan, ours)
+        found = alone(ours, plan)
+        print(table(found, judged=not options.quick))
+        print(f"\n{ours.version}. {os.cpu_count()} cores ({platform.machine()}), load {load:.1f} before.")
+        return 1 if not options.quick and any(row.met is False for row in found) else 0
     pairs: list[tuple[Callable[[], AbstractContextManager[Server]], Samples]] = [(js, Samples()), (fabstird, Samples())]
     for number in range(plan.rounds):
         for make, samples in pairs if number % 2 == 0 else reversed(pairs):

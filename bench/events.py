@@ -110,7 +110,39 @@ class Contender:
 
 
 def measure(rounds: int) -> list[Row]:
-    return [*_one_event(rounds), *_burst(max(3, rounds // 3))]
+    return [*_one_event(rounds), *_burst(max(3, rounds // 3)), *_subscribers(max(3, rounds // 3))]
+
+
+def _subscribers(rounds: int) -> list[Row]:
+    """A `subscribe` on a WebSocket whose handshake is done, and the memory of a thousand, connections and all."""
+    with ExitStack() as stack:
+        node = stack.enter_context(anchors.node())
+        daemon = stack.enter_context(anchors.fabstird(node__auto_start=False))
+        took: dict[str, list[float]] = {"node": [], "fabstird": []}
+        memory: dict[str, list[float]] = {"node": [], "fabstird": []}
+        for number in range(rounds + 1):
+            for name, server in (("node", node), ("fabstird", daemon)):
+                before = server.resident()
+                with ExitStack() as connections:
+                    times = []
+                    for _ in range(SUBSCRIBERS):
+                        connection = connections.enter_context(clients.upgraded(server))
+                        begun = time.perf_counter()
+                        connection.sendall(clients.frame(SUBSCRIBE))
+                        assert b'"result"' in connection.recv(RECEIVE)
+                        times.append(time.perf_counter() - begun)
+                    if number == 0:  # memory is kept for those that come later
+                        memory[name].append((server.resident() - before) / SUBSCRIBERS)
+                    else:
+                        took[name].append(statistics.median(times))
+    theirs, ours = (statistics.median(took[name]) for name in ("node", "fabstird"))
+    size, own = memory["node"][0], memory["fabstird"][0]
+    words = [f"{seconds * 1e6:.0f} µs" for seconds in (theirs, ours)]
+    sizes = [f"{one / 1000:.1f} kB" for one in (size, own)]
+    return [
+        Row("/ws, subscribe, p50", "Node ws", *words, ours / theirs, most=1.5),
+        Row(f"memory of a /ws subscriber, {SUBSCRIBERS:,} of them", "Node ws", *sizes, own / size, most=3.0),
+    ]
 
 
 def _one_event(rounds: int) -> list[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from fabstir_client.types import Params, PeerConnected
+from fabstir_client.api.types import Params, PeerConnected
 from fabstird import cli, daemon
 from fabstird.rpc.dispatch import Call, Method
 

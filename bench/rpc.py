@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from bench import anchors, clients
 from bench.anchors import Running
-from bench.clients import Caller
+from bench.clients import BATCH, STATUSES, Caller
 from bench.table import Row, table
 
 CALLS = 400  # one after the other, a round
@@ -31,6 +31,7 @@ class Contender:
     server: Running
     open: Callable[[Running], AbstractContextManager[Caller]]
     pipelines: bool = True
+    batch: int = 1  # calls that are asked together
     p50: list[float] = field(default_factory=list)  # µs, a round each
     cpu: list[float] = field(default_factory=list)  # µs a call
     rate: list[float] = field(default_factory=list)  # calls a second, pipelined
@@ -40,8 +41,9 @@ class Contender:
         with self.open(self.server) as caller:
             caller.times(50)  # warm
             before = self.server.cpu()
-            self.p50.append(statistics.median(caller.times(CALLS)) * SECONDS_US)
-            self.cpu.append((self.server.cpu() - before) / CALLS * SECONDS_US)
+            asked = CALLS // min(self.batch, 4)
+            self.p50.append(statistics.median(caller.times(asked)) / self.batch * SECONDS_US)
+            self.cpu.append((self.server.cpu() - before) / (asked * self.batch) * SECONDS_US)
             if self.pipelines:
                 before = self.server.cpu()
                 self.rate.append(PIPELINED / caller.pipelined(PIPELINED))
@@ -59,6 +61,8 @@ def measure(rounds: int) -> list[Row]:
             "ipc": Contender("IPC", daemon, clients.ipc),
             "ws": Contender("/ws", daemon, clients.websocket),
             "post": Contender("POST /rpc", daemon, clients.post, pipelines=False),
+            "batch": Contender("IPC", daemon, clients.batch, pipelines=False, batch=BATCH),
+            "posts": Contender("POST /rpc", daemon, _posts, pipelines=False, batch=BATCH),
         }
         for _ in range(rounds + 1):
             for one in contenders.values():
@@ -80,23 +84,38 @@ def _rows(found: dict[str, Contender]) -> list[Row]:
         return statistics.median(found[name].cpu_pipelined[1:])
 
     rows = []
-    for what, anchor, most in (("ipc", "go", 1.25), ("ipc", "node", 0.8), ("ipc", "floor", None)):
+    for what, anchor, most in (("ipc", "go", 1.25), ("ipc", "node", 0.75), ("ipc", "floor", 1.2)):
         rows.append(_p50("IPC, status, p50", found[anchor], p50(what), p50(anchor), cpu(what), cpu(anchor), most))
-    for anchor, least in (("go", 0.9), ("node", 1.25), ("floor", None)):
+    for what, anchor, least in (("ipc", "go", 0.9), ("ipc", "node", 1.25), ("ipc", "floor", None), ("ws", "node", 0.9)):
         rows.append(
             Row(
-                "IPC, pipelined",
+                f"{found[what].name}, pipelined",
                 found[anchor].name,
                 f"{rate(anchor) / 1000:.1f}k/s, {rate_cpu(anchor):.1f} µs CPU",
-                f"{rate('ipc') / 1000:.1f}k/s, {rate_cpu('ipc'):.1f} µs CPU",
-                rate("ipc") / rate(anchor),
+                f"{rate(what) / 1000:.1f}k/s, {rate_cpu(what):.1f} µs CPU",
+                rate(what) / rate(anchor),
                 least=least,
             )
         )
-    for what, most in (("post", 8.0), ("ws", 3.0)):
+    for what, most in (("post", 6.0), ("ws", 1.5)):
         title = f"{found[what].name}, status, p50"
         rows.append(_p50(title, found["node"], p50(what), p50("node"), cpu(what), cpu("node"), most))
+    for what in ("batch", "posts"):
+        rows.append(
+            Row(
+                f"{found[what].name}, batches of {BATCH}",
+                "Node ws, pipelined",
+                f"{rate('node') / 1000:.1f}k/s, {rate_cpu('node'):.1f} µs CPU",
+                f"{SECONDS_US / p50(what) / 1000:.1f}k/s, {cpu(what):.1f} µs CPU",
+                SECONDS_US / p50(what) / rate("node"),
+                least=0.8,
+            )
+        )
     return rows
+
+
+def _posts(server: Running) -> AbstractContextManager[Caller]:
+    return clients.post(server, STATUSES)
 
 
 def _p50(

@@ -27,7 +27,7 @@ const node = await createLibp2p({
   connectionMonitor: { enabled: false }
 })
 
-const libp2p = JSON.parse(readFileSync(new URL('./node_modules/libp2p/package.json', import.meta.url), 'utf8'))
+const libp2p = JSON.parse(readFileSync(new URL('../node_modules/libp2p/package.json', import.meta.url), 'utf8'))
 
 const COMMANDS = {
   about: () => ({

@@ -26,6 +26,7 @@ from tests.interop.jspeer import ensure_installed
 
 PLENTY = 100_000
 START_TIMEOUT = 60.0
+SETTLED = 1.5  # seconds after which a connection costs nothing more: identify has ended, the first yamux ping too
 
 Json = dict[str, Any]
 
@@ -85,8 +86,10 @@ class Server:
         return time.perf_counter() - begun
 
     def _listens_on(self, addresses: list[str]) -> None:
-        [address] = [text for text in addresses if text.startswith("/ip4/127.0.0.1/tcp/")]
-        self.address = "127.0.0.1", int(address.split("/")[4])
+        [port] = [
+            text.split("/")[4] for text in addresses if text.startswith(("/ip4/127.0.0.1/tcp/", "/ip4/127.0.0.1/udp/"))
+        ]
+        self.address = "127.0.0.1", int(port)
 
 
 class Fabstird(Server):
@@ -126,11 +129,21 @@ class Js(Server):
         self.call("gc")
 
 
+def settle(server: Server, peers: int) -> None:
+    """Wait until the server has these peers and is done with all that came and went."""
+    deadline = time.monotonic() + 30
+    while server.peers() != peers:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{server.name} has {server.peers()} peers, not {peers}")
+        time.sleep(0.1)
+    time.sleep(SETTLED)
+
+
 @contextmanager
-def fabstird() -> Iterator[Server]:
+def fabstird(listen: str = "/ip4/127.0.0.1/tcp/0") -> Iterator[Server]:
     """A daemon with its defaults, but for limits that nothing here reaches."""
     settings: Json = {f"connections.{key}": PLENTY for key in ("max", "max_per_ip", "high_water", "low_water")}
-    settings |= {"node.listen_addresses": ["/ip4/127.0.0.1/tcp/0"], "node.bootstrap_nodes": []}
+    settings |= {"node.listen_addresses": [listen], "node.bootstrap_nodes": []}
     settings |= {"node.enable_mdns": False, "node.enable_dht": False, "api.http": "", "log.format": "json"}
     with tempfile.TemporaryDirectory(prefix="fabstir-") as directory, contextlib.ExitStack() as stack:
         command = [sys.executable, "-m", "fabstird", "run", "--data-dir", directory]
@@ -185,4 +198,4 @@ def _reached(path: Path, process: subprocess.Popen[bytes]) -> Iterator[socket.so
         yield api
 
 
-__all__ = ["Server", "fabstird", "js"]
+__all__ = ["SETTLED", "Server", "fabstird", "js", "settle"]

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""How soon does the API answer, how soon is the node started, and what memory does it then hold? Beside a js-libp2p
-node with the same transports and protocols, the interop peer, from exec until it says that it is ready.
+"""How soon does the API answer, how soon is the node started, what memory does it hold, how soon is it gone? Beside a
+js-libp2p node with the same transports and protocols, the interop peer, from exec until it says that it is ready.
 
 usage: .venv/bin/python -m bench.startup [--rounds N]
 """
@@ -38,6 +38,7 @@ class Found:
     answered_cpu: list[float] = field(default_factory=list)  # seconds of CPU until then
     started_cpu: list[float] = field(default_factory=list)
     resident: list[int] = field(default_factory=list)  # bytes
+    stopped: list[float] = field(default_factory=list)  # seconds from SIGTERM to the end of the process
 
 
 def ours(found: Found) -> None:
@@ -65,6 +66,14 @@ def ours(found: Found) -> None:
                 found.answered.append(answered)
             time.sleep(SETTLED)
             found.resident.append(Running(process).resident())
+            found.stopped.append(_stop(process))
+
+
+def _stop(process: subprocess.Popen[bytes]) -> float:
+    begun = time.perf_counter()
+    process.terminate()
+    process.wait()
+    return time.perf_counter() - begun
 
 
 def theirs(found: Found) -> None:
@@ -78,6 +87,7 @@ def theirs(found: Found) -> None:
         found.started_cpu.append(Running(process).cpu())
         time.sleep(SETTLED)
         found.resident.append(Running(process).resident())
+        found.stopped.append(_stop(process))
 
 
 def measure(rounds: int) -> list[Row]:
@@ -90,15 +100,18 @@ def measure(rounds: int) -> list[Row]:
     start, start_cpu = statistics.median(js.started), statistics.median(js.started_cpu)
     name, rows = "js-libp2p node", []
     for what, times, cpus, most in (
-        ("API answers", fabstird.answered, fabstird.answered_cpu, 0.6),
-        ("node started", fabstird.started, fabstird.started_cpu, 1.7),
+        ("API answers", fabstird.answered, fabstird.answered_cpu, 0.5),
+        ("node started", fabstird.started, fabstird.started_cpu, 1.2),
     ):
         mine = statistics.median(times)
         words = [f"{start:.2f} s, {start_cpu:.2f} s CPU", f"{mine:.2f} s, {statistics.median(cpus):.2f} s CPU"]
         rows.append(Row(f"exec → {what}", name, *words, mine / start, most=most))
     memory, their_memory = statistics.median(fabstird.resident), statistics.median(js.resident)
     words = [f"{size / 1e6:.0f} MB" for size in (their_memory, memory)]
-    rows.append(Row("resident memory, started", name, *words, memory / their_memory, most=0.8))
+    rows.append(Row("resident memory, started", name, *words, memory / their_memory, most=0.7))
+    end, their_end = statistics.median(fabstird.stopped), statistics.median(js.stopped)
+    words = [f"{seconds:.3f} s" for seconds in (their_end, end)]
+    rows.append(Row("SIGTERM → exit, idle", f"{name}, which says no goodbye", *words, end / their_end, most=5.0))
     return rows
 
 

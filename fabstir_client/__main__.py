@@ -1,7 +1,6 @@
 """``python -m fabstir_client`` is the ``fabstir`` command."""
 
-import sys
+from fabstir_client.cli.entry import main
 
-from fabstir_client.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-from fabstird.cli import main
+from fabstird.entry import main
 
 if __name__ == "__main__":
     main()

@@ -1,7 +1,7 @@
-"""How late the event loop is: a task that asks to be woken, and measures by how much that was missed.
+"""Measures how late the event loop is: a task asks to be woken at a time, and compares.
 
-Everything in the daemon shares one loop, so this is the delay that every call, dial and stream suffers. The watchdog
-(`service`) and the metrics read the same numbers.
+Everything in the daemon shares one loop, so every call, dial and stream suffers this delay. The watchdog (`service`)
+and the metrics read the same numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import trio
 
-INTERVAL = 0.25  # seconds between two looks
-MEMORY = 60.0  # seconds that `Canary.max` looks back
+INTERVAL = 0.25  # seconds between two checks
+MEMORY = 60.0  # seconds that `Canary.max` covers
 
 
 class Canary:
-    """Measures while `run` runs, and tells ``observe`` each delay. Delays are seconds."""
+    """Measures while `run` runs, and passes each delay to ``observe``. Delays are seconds."""
 
     def __init__(self, observe: Callable[[float], None] = lambda _: None) -> None:
         self._observe = observe
@@ -24,16 +24,16 @@ class Canary:
 
     @property
     def last(self) -> float:
-        """The delay at the last look."""
+        """The delay at the last check."""
         return self._delays[-1]
 
     @property
     def max(self) -> float:
-        """The largest of the last minute."""
+        """The largest delay within the last minute."""
         return max(self._delays)
 
     async def run(self) -> None:
-        """Look until cancelled."""
+        """Check until cancelled."""
         while True:
             due = trio.current_time() + INTERVAL
             await trio.sleep_until(due)

@@ -1,12 +1,13 @@
-"""The data directory and the API's paths: where they are, who may hold them, and files written whole or not at all.
+"""The data directory and the paths of the API: where they are, who may hold them, and atomic writes of files.
 
-CONTRACT, section 1. The lock is a kernel lock on ``lock``: it goes with the process however that ends, so a kill -9
-leaves nothing behind that blocks the next start.
+The lock is a kernel lock on the file ``lock``. It ends with the process, so not even kill -9 leaves anything that
+blocks the next start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -15,12 +16,24 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-WRITTEN = ("identity.key", "api.token", "api.json", "peers.json", "tokens.json", "dht.json")  # by `write_whole`
+from fabstird.config import home
+
+WRITTEN = (
+    "identity.key",
+    "api.token",
+    "api.json",
+    "peers.json",
+    "tokens.json",
+    "dht.json",
+    "tunnels.json",
+    "ports.json",
+)  # made by `write_whole`
+MAX_TOKEN = 4096  # bytes of `api.token`
 SUN_PATH_MAX = 107  # bytes in sockaddr_un.sun_path on Linux, less the final zero; unix(7)
 
 
 class DataDirError(Exception):
-    """The data directory or a file in it cannot be used; the message says which, why, and what to do."""
+    """The data directory or a file in it cannot be used. The message says which, why, and what to do."""
 
 
 class DataDirInUse(Exception):
@@ -33,20 +46,30 @@ class DataDirInUse(Exception):
 
 
 def locate(option: str | os.PathLike[str] | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """The data directory: ``--data-dir``, else systemd's, else XDG's, else ``~/.local/state/fabstird``."""
+    """The data directory: ``--data-dir``, otherwise systemd's, XDG's, or ``~/.local/state/fabstird``.
+
+    Raises `DataDirError` where there is no home directory, or where ``option`` is relative to a working directory that
+    is gone.
+    """
     if option is not None:
-        return Path(option).absolute()
+        try:
+            return Path(option).absolute()
+        except OSError as error:
+            raise DataDirError(f"data directory {option}: the folder that this begins in is gone") from error
     if environ.get("STATE_DIRECTORY"):
         return Path(environ["STATE_DIRECTORY"].split(":")[0])
     if environ.get("XDG_STATE_HOME", "").startswith("/"):
         return Path(environ["XDG_STATE_HOME"]) / "fabstird"
-    return Path.home() / ".local" / "state" / "fabstird"
+    own = home(environ)
+    if own is None:
+        raise DataDirError("no data directory: this user has no home directory; set HOME, or give --data-dir")
+    return own / ".local" / "state" / "fabstird"
 
 
 def locate_ipc(
     setting: str, data_dir: Path, *, data_dir_given: bool, environ: Mapping[str, str] = os.environ
 ) -> Path | None:
-    """The path of the IPC socket; ``setting`` is ``[api] ipc``. None where IPC is switched off."""
+    """The path of the IPC socket; None where IPC is switched off. ``setting`` is ``[api] ipc``."""
     if setting == "":
         return None
     if setting != "auto":
@@ -59,7 +82,7 @@ def locate_ipc(
 
 
 def prepare(path: Path) -> None:
-    """Make the directory (0700) where it does not exist, and see that it can be written. Raises `DataDirError`."""
+    """Create the directory (0700) if it does not exist, and check that it can be written. Raises `DataDirError`."""
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
@@ -69,7 +92,7 @@ def prepare(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the data directory. Raises `DataDirInUse` with the pid of the daemon that holds it, or `DataDirError`."""
+    """Hold the data directory. Raises `DataDirError`, or `DataDirInUse` with the pid of the daemon that holds it."""
     try:
         descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
@@ -91,7 +114,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
+    """Replace a file atomically: a reader, or a crash at any moment, finds the old content or the new, never a part."""
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -111,8 +134,24 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600) -> None:
         os.close(directory)
 
 
+def read_regular(path: Path, most: int) -> bytes:
+    """The first ``most`` bytes of a regular file. Raises OSError, also for any other kind of file, since reading a pipe
+    or a device may never end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    finally:
+        os.close(descriptor)
+
+
 def sweep(path: Path) -> None:
-    """Remove what a killed daemon had begun to write. For the holder of the lock."""
+    """Remove temporary files of a killed daemon. Call it only while holding the lock."""
     for name in WRITTEN:
         for temporary in path.glob(f".{name}.*"):
             with contextlib.suppress(OSError):  # it is in nobody's way
@@ -120,10 +159,10 @@ def sweep(path: Path) -> None:
 
 
 def read_token(data_dir: Path) -> str:
-    """The API token, made where there is none. Raises `DataDirError` where the file is there but holds no token."""
+    """The API token, created if there is none. Raises `DataDirError` where the file exists but holds no token."""
     path = data_dir / "api.token"
     try:
-        token = path.read_text("ascii").strip()
+        token = read_regular(path, MAX_TOKEN).decode("ascii").strip()
     except FileNotFoundError:
         token = secrets.token_urlsafe(32)
         try:
@@ -141,5 +180,5 @@ def read_token(data_dir: Path) -> str:
 
 
 def others_may_read(path: Path) -> bool:
-    """Whether group or others have any right on a file that is for its owner alone."""
+    """Whether group or others have any right on a file that only its owner should read."""
     return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)

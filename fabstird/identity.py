@@ -1,7 +1,7 @@
-"""The node's identity: an Ed25519 key in the file format of every libp2p, and the peer id that follows from it.
+"""The node's identity: an Ed25519 key in the file format that all libp2p implementations share, and its peer id.
 
-Needs neither libp2p nor its import time: the peer id is known before the first answer of the API. The format is the
-protobuf ``PrivateKey`` of the libp2p specification (peer-ids.md), as kubo and js-libp2p write it.
+It does not import libp2p, so the peer id is known before the API's first answer. The format is the protobuf
+``PrivateKey`` of the libp2p specification (peer-ids.md), as kubo and js-libp2p write it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from fabstird.datadir import write_whole
+from fabstird import base58
+from fabstird.datadir import read_regular, write_whole
 
 _PRIVATE = b"\x08\x01\x12\x40"  # Type = Ed25519, Data of 64 bytes: seed, public key
 _PUBLIC = b"\x08\x01\x12\x20"  # Type = Ed25519, Data of 32 bytes
-_ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _KEY_TYPES = {0: "RSA", 2: "Secp256k1", 3: "ECDSA"}
+MAX_FILE = 64 * 1024  # bytes read of the file, which has 68
 
 
 class IdentityError(Exception):
-    """The identity file cannot be used. It is never overwritten: the message says what to do."""
+    """The identity file cannot be used. It is never overwritten; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +32,20 @@ class Identity:
     seed: bytes
     peer_id: str
 
-    def __repr__(self) -> str:  # the seed never reaches a log through a repr
+    def __repr__(self) -> str:  # keeps the seed out of logs
         return f"Identity({self.peer_id})"
 
     @classmethod
     def from_seed(cls, seed: bytes) -> Identity:
         public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
         # A key of at most 42 bytes is its own "identity" multihash: code 0x00, length 0x24 (peer-ids.md)
-        return cls(seed, base58(b"\x00\x24" + _PUBLIC + public))
+        return cls(seed, base58.encode(b"\x00\x24" + _PUBLIC + public))
 
 
 def load_or_make(path: Path) -> Identity:
-    """Read the identity, or make one where there is no file. Raises `IdentityError`."""
+    """Read the identity, or create one where there is no file. Raises `IdentityError`."""
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_FILE)
     except FileNotFoundError:
         return _make(path)
     except OSError as error:
@@ -75,12 +76,3 @@ def _decode(content: bytes, path: Path) -> bytes:
     if Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw() != public:
         raise IdentityError(f"identity {path} is damaged: its two halves do not belong together; {cure}")
     return seed
-
-
-def base58(data: bytes) -> str:
-    """Base58btc text, as peer ids are written."""
-    number, text = int.from_bytes(data, "big"), ""
-    while number:
-        number, digit = divmod(number, 58)
-        text = _ALPHABET[digit] + text
-    return "1" * (len(data) - len(data.lstrip(b"\0"))) + text

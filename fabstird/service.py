@@ -1,8 +1,8 @@
-"""What systemd is told while the daemon runs: how it stands, that it is alive, that it reloads, that it closes.
+"""Notifies systemd while the daemon runs: its status, the watchdog, reloads and the stop.
 
-The watchdog is fed by a task of the event loop, so a loop that is frozen or blocked starves it, and systemd ends the
-process and starts another. A loop that turns is not enough: it also must not be hopelessly late (`canary`), and the
-node must do its work (`Node.silence`).
+A task of the event loop feeds the watchdog. A loop that is frozen or blocked stops feeding it, and systemd ends the
+process and starts another. A loop that turns is not enough: it must not be hopelessly late (`canary`), and the node
+must do its work (`Node.silence`).
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ import trio
 
 from fabstird import systemd
 from fabstird.canary import Canary
-from fabstird.log import get_logger
+from fabstird.log.logger import get_logger
 from fabstird.p2p.node import Node
 
 log = get_logger("service")
 
-TURN = 1.0  # seconds: STATUS changes no more often
+TURN = 1.0  # seconds: the least between two changes of STATUS
 SILENCE = 60.0  # seconds that the node may owe a turn; importing libp2p on a busy machine takes some
-EXTENSION = 5.0  # seconds asked for, once a turn, while closing
+EXTENSION = 5.0  # seconds asked for in each turn while stopping
 
 
 class Supervised:
-    """Made by `supervised`."""
+    """The connection to systemd. Made by `supervised`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Supervised:
         self._notify = notify
         self._interval = interval
         self._closing = False
-        self._note = ""  # what a person should know besides how the node stands
+        self._note = ""  # shown in addition to the node's state
         self._told = ""
 
     def ready(self) -> None:
@@ -51,19 +51,19 @@ class Supervised:
         self._notify("READY=1", systemd.status(self._told))
 
     def stopping(self) -> None:
-        """From now on the daemon closes; the time for that is extended for as long as the loop turns."""
+        """The daemon stops; the time allowed is extended as long as the loop turns."""
         self._closing = True
         self._notify("STOPPING=1", systemd.status("stopping"), _extension())
 
     def reload(self, take_over: Callable[[], str]) -> None:
-        """Run a reload; ``take_over`` returns what went wrong with it, or nothing."""
+        """Run a reload. ``take_over`` returns what went wrong, or nothing."""
         self._notify(*systemd.reloading())
         self._note = take_over()
         self._told = self._text()
         self._notify("READY=1", systemd.status(self._told))
 
     async def run(self) -> None:
-        """Tell, until cancelled."""
+        """Notify systemd until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._canary.run)
             nursery.start_soon(self._tell)
@@ -80,7 +80,7 @@ class Supervised:
                 self._notify(systemd.status(text))
 
     async def _feed(self, interval: float) -> None:
-        """Three times as often as systemd asks for, so that one missed turn is no death."""
+        """Feed the watchdog three times as often as required, so that one missed ping is tolerated."""
         fed = True
         while True:
             delay, silence = self._canary.last, self._silence()
@@ -100,8 +100,14 @@ class Supervised:
 async def supervised(
     about: Callable[[], str], silence: Callable[[], float], canary: Canary, *, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Supervised]:
-    """Keep systemd, where there is one, up to date until the context is left. ``about`` is one line that says how the
-    daemon stands, ``silence`` the seconds for which the node has owed a turn."""
+    """Keep systemd, if it runs the daemon, informed until the context is left.
+
+    Args:
+        about: Returns the daemon's status in one line.
+        silence: Returns the seconds that the node has owed a turn.
+        canary: Measures how late the loop is.
+        environ: The environment.
+    """
 
     def notify(*assignments: str) -> bool:
         return systemd.notify(*assignments, environ=environ)
@@ -114,20 +120,25 @@ async def supervised(
 
 
 def is_alive(delay: float, silence: float, interval: float) -> bool:
-    """Whether the watchdog is to be fed: ``delay`` is how late the loop was at its last look, ``silence`` how long the
-    node has owed a turn, ``interval`` what systemd asks for; seconds."""
+    """Whether to feed the watchdog; times are seconds.
+
+    Args:
+        delay: How late the loop was at the last check.
+        silence: How long the node has owed a turn.
+        interval: The watchdog's interval.
+    """
     return delay < interval / 2 and silence < SILENCE
 
 
 def describe(node: Node) -> str:
-    """How the node stands, in one line for ``systemctl status``."""
+    """The node's state in one line for ``systemctl status``."""
     if node.state == "failed":
         return f"the node failed: {node.error}"
     if node.state != "started":
         return f"the node is {node.state}"
-    dialling, waiting = node.dials()
+    dialling, waiting = node.view.dials()
     return (
-        f"{_count(len(node.peer_ids()), 'peer')}, {_count(node.connection_count(), 'connection')}; "
+        f"{_count(len(node.view.peer_ids()), 'peer')}, {_count(node.view.connection_count(), 'connection')}; "
         f"{_count(dialling, 'dial')} under way, {waiting} waiting"
     )
 

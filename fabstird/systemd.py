@@ -1,6 +1,6 @@
-"""systemd's side of the daemon, without its library: sd_notify(3), sd_listen_fds(3), the watchdog and credentials.
+"""The daemon's side of systemd without its library: sd_notify(3), sd_listen_fds(3), the watchdog and credentials.
 
-Each is a few lines over the environment and a datagram socket. Where systemd is not there, they do nothing.
+Each is a few lines over the environment and a datagram socket. Without systemd they do nothing.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fabstird.log import get_logger
+from fabstird.log.logger import get_logger
 
-FIRST = 3  # the first passed descriptor: SD_LISTEN_FDS_START
+FIRST = 3  # the first passed descriptor, SD_LISTEN_FDS_START
 
 
 @dataclass(frozen=True, slots=True)
 class Passed:
-    """A listening socket from a socket unit. ``name`` is its ``FileDescriptorName=``, ``where`` its path, or its host
-    and port as ``[api] http`` writes them."""
+    """A listening socket from a socket unit. ``name`` is its ``FileDescriptorName=``. ``where`` is its path, or its
+    host and port as in ``[api] http``."""
 
     name: str
     where: str
@@ -32,9 +32,10 @@ class Passed:
 
 
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Tell systemd ``READY=1``, ``STOPPING=1``, ``STATUS=…``. False where no systemd listens.
+    """Notify systemd: ``READY=1``, ``STOPPING=1``, ``STATUS=…``. False where no systemd listens.
 
-    Never raises, never blocks: the service must not depend on its supervisor's health."""
+    It never raises and never blocks, since the service must not depend on its supervisor's health.
+    """
     path = environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False
@@ -50,18 +51,19 @@ def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def status(text: str) -> str:
-    """The assignment that shows ``text`` in ``systemctl status``, in one line of printable characters."""
+    """The assignment that shows ``text`` in ``systemctl status``, as one line of printable characters."""
     line = "".join(char if char.isprintable() else " " for char in text)
     return f"STATUS={line[:500]}"
 
 
 def reloading() -> tuple[str, str]:
-    """The assignments that begin a reload; ``Type=notify-reload`` wants to know when that was."""
+    """The assignments that begin a reload; ``Type=notify-reload`` requires the time."""
     return "RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
 
 
 def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
-    """Seconds within which systemd wants ``WATCHDOG=1``; None where it does not, or wants it of another process."""
+    """Seconds within which systemd requires ``WATCHDOG=1``; None where it does not, or requires it of another
+    process."""
     try:
         microseconds = int(environ.get("WATCHDOG_USEC", ""))
     except ValueError:
@@ -72,8 +74,8 @@ def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float | None:
 
 
 def listen_sockets(environ: MutableMapping[str, str] = os.environ) -> list[Passed]:
-    """The sockets that a socket unit hands over, in the unit's order. They are taken once: a child inherits neither
-    them nor the variables."""
+    """The sockets that a socket unit passes, in the unit's order. They are taken once: a child inherits neither them
+    nor the variables."""
     pid, count = environ.pop("LISTEN_PID", ""), environ.pop("LISTEN_FDS", "")
     names = environ.pop("LISTEN_FDNAMES", "").split(":")
     if pid != str(os.getpid()) or not count.isdecimal():
@@ -97,7 +99,7 @@ def _where(sock: socket.socket) -> str:
 
 
 def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file of a credential (``LoadCredential=``); None where the unit gives none of that name."""
+    """The file of a credential (``LoadCredential=``); None where the unit passes none of that name."""
     directory = environ.get("CREDENTIALS_DIRECTORY", "")
     if not directory:
         return None
@@ -106,7 +108,7 @@ def credential(name: str, environ: Mapping[str, str] = os.environ) -> Path | Non
         path.stat()
     except FileNotFoundError:
         return None
-    except PermissionError:  # a container whose systemd could not mount it for us; it tells nobody what was to be in it
+    except PermissionError:  # a container whose systemd could not mount it for us; nothing says what it would hold
         get_logger("systemd").warning("the unit's credentials cannot be read", directory=directory)
         return None
     return path

@@ -1,8 +1,9 @@
-"""The task tree: what every task of the process is waiting for, for SIGUSR1 and ``debug.tasks``; and the threads'
-stacks, for when the event loop itself does not turn."""
+"""The task tree, which shows what every task waits for, for SIGUSR1 and ``debug.tasks``; and the threads' stacks, for
+when the event loop is stuck."""
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import sys
 import threading
@@ -13,13 +14,13 @@ from types import FrameType
 
 import trio
 
-MOST = 5000  # tasks that are told of
-DEEPEST = 64  # calls of one stack
+MOST = 5000  # tasks shown
+DEEPEST = 64  # calls shown of one stack
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One task: how deep it lies in the tree, and its calls, outermost first, as (frame, line)."""
+    """One task: its depth in the tree, and its calls, outermost first, as (frame, line)."""
 
     task: trio.lowlevel.Task
     depth: int
@@ -29,7 +30,7 @@ class Seen:
         return self.task.name
 
     def frames(self) -> list[tuple[FrameType, int]]:
-        return list(self.task.iter_await_frames())
+        return _running(self.task) if self.task is trio.lowlevel.current_task() else list(self.task.iter_await_frames())
 
     def stack(self) -> list[str]:
         """``file:line function`` for each call."""
@@ -37,10 +38,10 @@ class Seen:
 
 
 def walk() -> Iterator[Seen]:
-    """Every task, each followed by those that it owns. Call it in the event loop."""
+    """Every task, each followed by its children. Call it in the event loop."""
     root = trio.lowlevel.current_root_task()
     pending = [Seen(root, 0)] if root is not None else []
-    while pending:  # no recursion: a peer decides how many streams lie below a connection, and a user how deep
+    while pending:  # not recursive: peers decide how many streams a connection has, and users how deep the tree is
         seen = pending.pop()
         yield seen
         children = [child for nursery in seen.task.child_nurseries for child in nursery.child_tasks]
@@ -49,7 +50,7 @@ def walk() -> Iterator[Seen]:
 
 
 def tree() -> list[str]:
-    """One line a task, indented; each with the innermost line of our own in its stack."""
+    """One line for each task, indented, with the innermost line of our own code in its stack."""
     lines = []
     for number, seen in enumerate(walk()):
         if number == MOST:
@@ -60,12 +61,23 @@ def tree() -> list[str]:
 
 
 def threads() -> dict[str, list[str]]:
-    """The stack of every thread, innermost call last. It needs no event loop, and no lock."""
+    """The stack of every thread, innermost call last. It needs neither the event loop nor a lock."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return {
         names.get(ident, str(ident)): [line.strip() for line in traceback.format_stack(frame)]
         for ident, frame in sys._current_frames().items()
     }
+
+
+def _running(task: trio.lowlevel.Task) -> list[tuple[FrameType, int]]:
+    """The calls of the running task, which waits for nothing, without those in this module."""
+    first, frame = getattr(task.coro, "cr_frame", None), inspect.currentframe()
+    found: list[tuple[FrameType, int]] = []
+    while frame is not None:
+        if found or frame.f_code.co_filename != __file__:
+            found.append((frame, frame.f_lineno))
+        frame = None if frame is first else frame.f_back
+    return found[::-1]
 
 
 def _where(seen: Seen) -> str:

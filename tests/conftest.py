@@ -3,16 +3,60 @@ required: `FABSTIR_REQUIRE=root`."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from typing import NoReturn
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 NEEDS_ROOT = "makes network namespaces and mounts file systems, as root on Linux"
+ONE_MACHINE = "tests/service/"  # one process runs all that is in there but
+OWN_MACHINE = "tests/service/test_deb.py"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--part",
+        choices=("together", "alone"),
+        help="only the tests that may run side by side, or only those marked `alone`; without it, all",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is None:
+        return
+    chosen = [item for item in items if (item.get_closest_marker("alone") is not None) == (part == "alone")]
+    config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+    if part == "together":  # what one process has for minutes, and mostly waits, is begun before all others
+        chosen.sort(key=lambda item: scope(item.nodeid) != ONE_MACHINE)
+    items[:] = chosen
+
+
+def scope(nodeid: str) -> str:
+    """What goes to one process with it: its file, or all that is done in the one machine."""
+    file = nodeid.partition("::")[0]
+    return ONE_MACHINE if file.startswith(ONE_MACHINE) and file != OWN_MACHINE else file
+
+
+class Scheduling(LoadFileScheduling):
+    """A file to a worker; but one takes all tests of the service, so that their machine is made once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return scope(nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling | None:
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
 def _missing() -> str | None:
@@ -35,12 +79,40 @@ def leave_out(config: pytest.Config, name: str, reason: str) -> NoReturn:
     pytest.skip(f"left out: {reason}")
 
 
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In place of pytest's, whose path has the test's name in it: daemons keep their sockets there, and the path of a
+    Unix socket has at most 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="fabstir-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @pytest.fixture(scope="session")
 def root(pytestconfig: pytest.Config) -> None:
     """Whoever uses it may make namespaces and mount file systems."""
     reason = _missing()
     if reason is not None:
         leave_out(pytestconfig, "root", f"{NEEDS_ROOT}: {reason}")
+
+
+@pytest.fixture(scope="session")
+def nat(pytestconfig: pytest.Config, root: None) -> None:
+    """Whoever uses it may make routers of namespaces."""
+    if shutil.which("nft") is None:
+        leave_out(pytestconfig, "root", "there is no `nft` here (package nftables)")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands what it left out to the process that prints the summary."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = json.dumps(session.config.stash.get(LEFT_OUT, {}))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    output: dict[str, Any] = getattr(node, "workeroutput", {})  # absent where the worker crashed
+    node.config.stash.setdefault(LEFT_OUT, {}).update(json.loads(output.get("left_out", "{}")))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -1,1 +1,1 @@
-"""The transports: how a text reaches `fabstird.rpc` and its answer and events go back. Each is thin."""
+"""The transports: each takes a caller's text to `fabstird.rpc`, and sends answers and events back. Each is thin."""

@@ -1,4 +1,4 @@
-"""Which of the sockets that systemd passes is which endpoint."""
+"""Which socket passed by systemd belongs to which endpoint."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ CURE = "it may have ListenStream= only"
 
 @dataclass(frozen=True, slots=True)
 class Activated:
-    """What each endpoint is to listen on; None where it binds for itself."""
+    """The socket of each endpoint; None where the endpoint binds one itself."""
 
     ipc: Passed | None = None
     http: Passed | None = None
 
 
 def take(api: ApiConfig) -> Activated:
-    """The sockets that this process was started with. Raises `BindError`."""
+    """Assign the sockets that this process was started with. Raises `BindError`."""
     try:
         passed = listen_sockets()
     except OSError as error:
@@ -31,10 +31,10 @@ def take(api: ApiConfig) -> Activated:
 
 
 def assign(passed: Iterable[Passed], api: ApiConfig) -> Activated:
-    """A socket named ``ipc`` or ``http`` by its unit is that endpoint's. Of the others, one for TCP or at the path of
-    ``[api] http`` is HTTP's, and a Unix socket is IPC's.
+    """Assign sockets to endpoints: by the name ``ipc`` or ``http`` that the unit gives them, otherwise by kind. A TCP
+    socket, or a Unix socket at the path of ``[api] http``, is for HTTP; any other Unix socket is for IPC.
 
-    Raises `BindError` for one that nobody can connect to, and for one that no endpoint is left for: its callers would
+    Raises `BindError` for a socket that nobody can connect to, and for one that is left over: callers of either would
     wait for ever.
     """
     found: dict[str, Passed] = {}

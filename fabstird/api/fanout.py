@@ -1,9 +1,9 @@
-"""Events to subscribers: one pass a turn of the event loop, over everybody who has caught up.
+"""Sends events to subscribers: in each turn of the event loop, one pass over all who are up to date.
 
-Waking a task for each subscriber costs ten times what its notification does. So one task for all writes straight to
-their sockets, what it wrote for one used again for all that stand at the same place. Who does not take it at once is
-left to a task of its connection, which goes on from the subscription's cursor and gives it back once it has caught up:
-a slow reader delays nobody and holds one chunk of bytes.
+Waking a task for each subscriber costs ten times as much as its notification. So one task writes to all sockets, and
+reuses the bytes for all subscribers at the same place. A subscriber whose socket is full is left to a task of its own
+connection, which continues from the subscription's cursor and hands it back once it has caught up. A slow reader delays
+nobody, and holds one chunk of bytes.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from typing import Protocol
 
 import trio
 
-from fabstird.api.framing import Framing
 from fabstird.api.sockets import Outbox
+from fabstird.api.wire_format import Framing
 from fabstird.events import Entry, EventLog, Gap, Reader
-from fabstird.rpc.events import heartbeat, matches, notification, position
+from fabstird.rpc.event_messages import heartbeat, matches, notification, position
 
-CHUNK_BYTES = 65536  # of notifications handed to a connection at once; at least one
-CHUNK_ENTRIES = 1024  # of the log looked through at once
-KEPT_CHUNKS = 16  # that were made last, for others at the same place
+CHUNK_BYTES = 65536  # of notifications handed to a connection at once; at least one notification
+CHUNK_ENTRIES = 1024  # entries of the log read at once
+KEPT_CHUNKS = 16  # newest chunks, kept for other subscribers at the same place
 TURN = 1 << 20  # bytes written before other tasks get a turn: some milliseconds
-WRITE = 512  # bytes that could be written in the time that a write takes by itself
+LOOK = 0.005  # seconds between two checks whether all has been sent
+WRITE = 512  # bytes that could be written in the time of one system call
 
 
 class Follower(Protocol):
@@ -36,29 +37,29 @@ class Follower(Protocol):
 
     outbox: Outbox
     framing: Framing
-    behind: bool  # a task of its own sees to its subscriptions
+    behind: bool  # a task of its connection serves its subscriptions
 
     def fall_behind(self) -> None:
-        """Have a task of the connection's own go on with its subscriptions, until `Fanout.catch_up` says that they
-        have caught up."""
+        """Let a task of this connection serve its subscriptions, until `Fanout.catch_up` says that they have caught
+        up."""
 
 
 @dataclass(slots=True, eq=False)
 class Subscription(Reader):
-    """A reader of the log that is sent what it holds. ``label`` names it on its connection; ``gap`` is what it must be
-    told first."""
+    """A subscription to the event log. ``label`` names it on its connection; ``gap`` is reported before any further
+    event."""
 
     label: str
     follower: Follower
     gap: Gap | None
     active: bool = True
-    spoken: float = 0.0  # when something was sent last
+    spoken: float = 0.0  # when something was last sent
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Notifications as they go on the wire, the number of the last entry that they tell of or pass over, how many
-    entries they tell of, and the gap that they begin with."""
+    """Notifications as sent, the number of the last entry that they cover, how many entries they report, and the gap
+    that they begin with."""
 
     data: bytes
     after: int
@@ -67,17 +68,17 @@ class _Chunk:
 
 
 class Fanout:
-    """Made by `running`."""
+    """Sends events to all subscriptions. Made by `running`."""
 
     def __init__(self, events: EventLog, silence: float) -> None:
-        """``silence``: seconds until a subscription that nothing was sent to gets a heartbeat."""
+        """``silence`` is how many seconds a subscription may be idle until it gets a heartbeat."""
         self._events = events
         self._silence = silence
-        self._subscriptions: dict[Subscription, None] = {}  # a set that keeps the order
-        self._beats: list[tuple[float, int, Subscription]] = []  # a heap: when to look whether a heartbeat is due
+        self._subscriptions: dict[Subscription, None] = {}  # an ordered set
+        self._beats: list[tuple[float, int, Subscription]] = []  # a heap: when a heartbeat may be due
         self._numbers = itertools.count()
-        self._ended = 0  # subscriptions in it that are no more
-        self._written = 0  # since other tasks had a turn
+        self._ended = 0  # entries in it whose subscription has ended
+        self._written = 0  # bytes since other tasks had a turn
         self._chunks: OrderedDict[tuple[object, ...], _Chunk] = OrderedDict()
         self._wake = trio.Event()
         events.tap(lambda _: self._wake.set())
@@ -95,20 +96,22 @@ class Fanout:
         return len(self._subscriptions)
 
     def add(self, subscription: Subscription) -> None:
-        """Send it what comes after its cursor, beginning with the next turn."""
+        """Send it everything after its cursor, from the next turn on."""
         self._subscriptions[subscription] = None
         self._events.readers.add(subscription)
         subscription.spoken = trio.current_time()
         heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
-        self._wake.set()
+        # A pass looks at every subscription, so one for each of a thousand newcomers would look a million times
+        if not self._at_head(subscription) or self._beats[0][2] is subscription:
+            self._wake.set()
 
     def remove(self, subscription: Subscription) -> None:
-        """Nothing more is written for it."""
+        """Write nothing more for it."""
         if not subscription.active:
             return
         subscription.active = False
         if subscription not in self._subscriptions:
-            return  # its reply was never sent
+            return  # it was never added, since its reply was not sent
         del self._subscriptions[subscription]
         self._events.readers.discard(subscription)
         self._ended += 1
@@ -118,12 +121,26 @@ class Fanout:
             self._ended = 0
 
     def catch_up(self, subscriptions: list[Subscription]) -> bool:
-        """Write a chunk for each of a connection's subscriptions as long as it takes them, for the one first that has
-        waited longest; whether there was any."""
+        """Write a chunk for each subscription of a connection while its socket takes them, the one that has waited
+        longest first. Whether there was anything to write."""
         subscriptions.sort(key=lambda one: one.spoken)
         return sum([self._deliver(one) for one in subscriptions if one.active]) > 0
 
+    async def all_sent(self) -> None:
+        """Return once all subscribers' sockets have taken everything. The caller sets the deadline."""
+        # Polled, against ruff's advice: an event would have to be set at every write, and this runs once, when the
+        # daemon stops
+        while not all(self._is_sent(subscription) for subscription in self._subscriptions):  # noqa: ASYNC110
+            await trio.sleep(LOOK)
+
     # ----------------------------------------------------------------------------------------------------------------
+
+    def _is_sent(self, subscription: Subscription) -> bool:
+        return self._at_head(subscription) and subscription.follower.outbox.clear
+
+    def _at_head(self, subscription: Subscription) -> bool:
+        """Nothing waits for it."""
+        return subscription.after >= self._events.head and subscription.gap is None
 
     async def _run(self) -> None:
         while True:
@@ -136,7 +153,7 @@ class Fanout:
             self._beat()
 
     async def _pass(self) -> bool:
-        """Write a chunk to everybody who is not at the head; whether somebody is still not."""
+        """Write a chunk to every subscriber that is not up to date; whether any still is not."""
         more = False
         self._written = 0
         for subscription in list(self._subscriptions):
@@ -155,8 +172,9 @@ class Fanout:
         return more
 
     def _deliver(self, subscription: Subscription) -> bool:
-        """Write the next chunk for a subscription; whether there was one, if only of entries that it does not want."""
-        if subscription.after >= self._events.head and subscription.gap is None:
+        """Write the next chunk for a subscription. Whether there was one, even if all its entries are of types that it
+        does not want."""
+        if self._at_head(subscription):
             return False
         if not subscription.follower.outbox.clear:
             subscription.follower.fall_behind()
@@ -177,7 +195,7 @@ class Fanout:
         return True
 
     def _chunk(self, subscription: Subscription) -> _Chunk:
-        """What comes after a subscription's cursor, as it goes on the wire."""
+        """The next entries after a subscription's cursor, as sent."""
         key = (subscription.after, subscription.label, subscription.types, subscription.follower.framing)
         chunk = self._chunks.get(key)
         if chunk is None:
@@ -204,7 +222,7 @@ class Fanout:
         return _Chunk(data, after, len(messages) - (gap is not None), gap)
 
     def _beat(self) -> None:
-        """Heartbeats for those that have heard nothing for so long. Who does not read what it was sent needs none."""
+        """Send heartbeats to idle subscriptions. A subscriber that has not read its earlier messages needs none."""
         now = trio.current_time()
         while self._beats and self._beats[0][0] <= now:
             subscription = heapq.heappop(self._beats)[2]
@@ -214,18 +232,18 @@ class Fanout:
                     beat = heartbeat(subscription.label, self._events.head)
                     written = self._write(subscription, subscription.follower.framing([beat]))
                     if written and subscription.follower.outbox.waiting:
-                        subscription.follower.fall_behind()  # else nobody would see the rest of it out
-            if subscription.active:  # still: to write to a connection that is gone removes it
+                        subscription.follower.fall_behind()  # otherwise nobody would write the rest
+            if subscription.active:  # writing to a connection that has gone removes it
                 heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
             else:
                 self._ended = max(0, self._ended - 1)
 
     def _write(self, subscription: Subscription, data: bytes) -> bool:
-        """Whether the connection was there."""
+        """Write to a subscription's connection; whether that was still there."""
         self._written += len(data) + WRITE
         try:
             subscription.follower.outbox.write(data)
             return True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self.remove(subscription)  # its reader sees that too, and ends the session
+            self.remove(subscription)  # its reader notices too, and ends the session
             return False

@@ -1,4 +1,5 @@
-"""What ``/healthz`` and ``/readyz`` answer: 200, or 503 with the cause, each under a code that does not change."""
+"""The answers of ``/healthz`` and ``/readyz``: 200, or 503 with the cause. Each cause has a code that does not
+change."""
 
 from __future__ import annotations
 
@@ -6,15 +7,15 @@ from typing import Any
 
 from fabstird.rpc.services import Services
 
-SLOW = 0.5  # seconds by which the event loop was late at one look within the last minute
-SPARE = 0.1  # of the file descriptors
-STUCK = 60.0  # seconds that the node may owe a turn of its loop; the watchdog waits as long (`service`)
+SLOW = 0.5  # seconds of delay of the event loop, at any check within the last minute
+SPARE = 0.1  # part of the file descriptors that should be free
+STUCK = 60.0  # seconds without a turn of the node's loop; the watchdog waits as long (`service`)
 
 Answer = tuple[int, dict[str, Any]]
 
 
 def healthy(services: Services) -> Answer:
-    """Whether the daemon serves. Only one thing keeps one that answers from it: a node that does its work no more."""
+    """Whether the daemon serves. A daemon that answers at all is healthy unless its node no longer does its work."""
     silence = services.node.silence()
     if silence > STUCK:
         reason = f"the node has owed a turn for {silence:.0f} s"
@@ -35,7 +36,7 @@ def ready(services: Services) -> Answer:
 
 
 def _warnings(services: Services) -> dict[str, Any]:
-    """What is amiss without being a reason to turn callers away; nothing where nothing is."""
+    """Problems that are no reason to refuse callers; empty where there are none."""
     found = []
     if (delay := services.canary.max) > SLOW:
         found.append({"code": "LOOP_SLOW", "reason": f"the event loop was {delay:.1f} s late within the last minute"})

@@ -1,5 +1,5 @@
-"""The HTTP and WebSocket endpoints, behind `guard` and served by `server`. Those for calls are in `endpoints`; a Quart
-application has the others. CONTRACT, section 3."""
+"""The HTTP and WebSocket endpoints, behind `guard`, on `http_server`. Calls are served by `endpoints`, the rest by a
+Quart application in `pages`."""
 
 from __future__ import annotations
 
@@ -10,66 +10,59 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import trio
-from quart import Response, request
-from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException
 
-from fabstir_client.errors import Forbidden
-from fabstird.api import health
+from fabstird.api.asgi import whole_bodies
 from fabstird.api.endpoints import Endpoints
 from fabstird.api.errors import BindError
 from fabstird.api.fanout import Fanout
-from fabstird.api.guard import Guard, caller
-from fabstird.api.server import make_config, serve, whole_bodies
-from fabstird.api.unix import listening
+from fabstird.api.guard import App, Guard, Scope
+from fabstird.api.http_server import make_config, serve
+from fabstird.api.plain_post import PlainPosts
+from fabstird.api.watch import Watch
+from fabstird.api.ws_endpoint import WebSockets
 from fabstird.config import ApiConfig, split_host_port
-from fabstird.prometheus import exposition
-from fabstird.rpc.access import admit
 from fabstird.rpc.dispatch import Dispatcher
-from fabstird.rpc.methods import METHODS
-from fabstird.rpc.openrpc import render as render_openrpc
 from fabstird.rpc.services import Services
 from fabstird.systemd import Passed
-
-BACKLOG = 128
+from fabstird.threads import imported
+from fabstird.unix_socket import BACKLOG, listening
 
 
 @asynccontextmanager
 async def serving(
     services: Services, dispatcher: Dispatcher, fanout: Fanout, passed: Passed | None = None
 ) -> AsyncIterator[str]:
-    """Serve at ``[api] http``, or on a ``passed`` socket, until the context is left; yields where that really is, e.g.
+    """Serve at ``[api] http``, or on a ``passed`` socket, until the context is left. Yields the actual address, e.g.
     ``127.0.0.1:4780``.
 
     Raises `BindError`.
     """
     config = services.config.api
     stop = trio.Event()
-    app = Endpoints(whole_bodies(_make_app(services)), services, dispatcher, fanout, stop)
-    guarded = Guard(app, services.tokens.find, config.allowed_hosts, config.allowed_origins, config.max_request_bytes)
     with _listening(config, passed) as (sock, where):
         async with trio.open_nursery() as nursery:
-            await nursery.start(_serve, guarded, make_config(config), services, sock, stop)
+            watch = Watch(nursery, services.node.fence, config.ping_interval / 1000)
+            app = Endpoints(_Pages(services), services, dispatcher, WebSockets(services, dispatcher, fanout, watch))
+            guarded = Guard(
+                app, services.tokens.find, config.allowed_hosts, config.allowed_origins, config.max_request_bytes
+            )
+            plain = PlainPosts(guarded, services, dispatcher)
+            await nursery.start(_serve, plain, make_config(config), sock, stop)
             try:
                 yield where
             finally:
                 stop.set()
+                watch.stop("the daemon is stopping")
+                nursery.cancel_scope.cancel()  # of the watch's tasks
 
 
 async def _serve(
-    app: Guard,
-    config: object,
-    services: Services,
-    sock: socket.socket,
-    stop: trio.Event,
-    *,
-    task_status: trio.TaskStatus[None],
+    plain: PlainPosts, config: object, sock: socket.socket, stop: trio.Event, *, task_status: trio.TaskStatus[None]
 ) -> None:
-    # Shielded: when the daemon is cancelled, `stop` is set by then, and the server ends itself within its bound.
+    # Shielded: `stop` is set before the daemon is cancelled, and the server then ends within its own bound.
     with trio.CancelScope(shield=True):
-        await serve(app, config, services, sock, stop=stop, task_status=task_status)  # type: ignore[arg-type]
+        await serve(plain, config, sock, stop=stop, task_status=task_status)  # type: ignore[arg-type]
 
 
 @contextmanager
@@ -104,40 +97,30 @@ def _listening(config: ApiConfig, passed: Passed | None) -> Iterator[tuple[socke
         yield tcp, f"[{bound}]:{real_port}" if ":" in bound else f"{bound}:{real_port}"
 
 
-def _make_app(services: Services) -> QuartTrio:
-    app = QuartTrio("fabstird", static_folder=None)
-    api = services.config.api
-    app.config.update(MAX_CONTENT_LENGTH=api.max_request_bytes, BODY_TIMEOUT=api.body_timeout / 1000)
-    render = exposition(services.counters, services.gauges)
+class _Pages:
+    """The application of `pages`, made at the first request for one of them. A program that only calls methods never
+    needs it, and Quart is a sixth of what a daemon imports."""
 
-    @app.errorhandler(HTTPException)
-    async def refused(error: HTTPException) -> Response:
-        return Response(f"{error.code} {error.name}\n".encode(), status=error.code, content_type="text/plain")
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._app: App | None = None
+        self._making = trio.Lock()
 
-    @app.errorhandler(Forbidden)
-    async def forbidden(error: Forbidden) -> Response:
-        return Response(f"{error}\n".encode(), status=403, content_type="text/plain")
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        admit("metrics", "read", caller("http", request.scope))
-        return Response(render(), content_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/openrpc.json")
-    async def openrpc() -> Response:
-        admit("rpc.discover", "read", caller("http", request.scope))
-        return Response(render_openrpc(METHODS), content_type="application/json")
-
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        return _json(*health.healthy(services))
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        return _json(*health.ready(services))
-
-    return app
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] == "lifespan":
+            await _live(receive, send)
+            return
+        async with self._making:
+            if self._app is None:
+                pages = await imported("fabstird.api.pages")
+                self._app = whole_bodies(pages.make_app(self._services))
+        await self._app(scope, receive, send)
 
 
-def _json(status: int, content: dict[str, Any]) -> Response:
-    return Response(msgspec.json.encode(content), status=status, content_type="application/json")
+async def _live(receive: Any, send: Any) -> None:
+    """Lifespan events, for which there is nothing to do."""
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return

@@ -1,4 +1,4 @@
-"""The IPC endpoint: a Unix stream socket, one JSON-RPC text a line, both ways. CONTRACT, section 3."""
+"""The IPC endpoint: a Unix stream socket with one JSON-RPC text a line, both ways."""
 
 from __future__ import annotations
 
@@ -7,27 +7,42 @@ import socket
 import struct
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
-from fabstir_client.errors import FabstirError, TooLarge
+from fabstir_client.api.errors import FabstirError, TooLarge
+from fabstird.accepting import Listener
+from fabstird.api.absence import Absence
 from fabstird.api.errors import too_slow
 from fabstird.api.fanout import Fanout
-from fabstird.api.framing import lines
 from fabstird.api.session import Session
 from fabstird.api.sockets import Outbox, receive
-from fabstird.api.unix import listening
+from fabstird.api.wire_format import lines
 from fabstird.config import ApiConfig
-from fabstird.log import get_logger
+from fabstird.log.logger import get_logger
+from fabstird.p2p.streams.local_socket import LocalSocket
 from fabstird.rpc.access import Caller, Grant
+from fabstird.rpc.arriving import Arriving
+from fabstird.rpc.calls import failure
 from fabstird.rpc.dispatch import Dispatcher
+from fabstird.rpc.limits import over
+from fabstird.rpc.request_guard import ENDS, id_at_the_ends, readable_id
 from fabstird.rpc.services import Services
-from fabstird.rpc.usage import over
+from fabstird.unix_socket import listening
+
+if TYPE_CHECKING:
+    from fabstird.p2p.streams.ledger import Stream
 
 log = get_logger("api.ipc")
+
+WHITE = b" \t\r\n"
+SKIPPED = 16  # times [api] max_request_bytes: the longest refused line after which a connection goes on
+STALLED = 1.0  # seconds without a byte after which the end of such a line is no longer waited for
 
 
 @asynccontextmanager
@@ -39,17 +54,20 @@ async def serving(
     fanout: Fanout,
     passed: socket.socket | None = None,
 ) -> AsyncIterator[None]:
-    """Listen at ``path`` until the context is left; then every connection is ended and the socket file removed. A
-    ``passed`` socket listens there already, and its file is not ours.
+    """Listen at ``path`` until the context is left. Then every connection is closed and the socket file removed. A
+    ``passed`` socket already listens there, and its file is left alone.
 
     Raises `BindError`.
     """
     held: AbstractContextManager[socket.socket] = passed or listening(path, mode, "[api] ipc")
     with held as sock:
-        listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+        listener = Listener(sock)
         group = _group_of(path)
         async with trio.open_nursery() as nursery:
-            handler = partial(_serve, services, dispatcher, fanout, group)
+            absence = Absence()
+            services.node.fence.keep(nursery, "caller", absence.run)
+            serve = partial(_serve, services, dispatcher, fanout, absence, group)
+            handler = partial(services.node.fence.run, "caller", serve)
             nursery.start_soon(partial(trio.serve_listeners, handler_nursery=nursery), handler, [listener])
             try:
                 yield
@@ -58,25 +76,77 @@ async def serving(
 
 
 async def _serve(
-    services: Services, dispatcher: Dispatcher, fanout: Fanout, group: int | None, stream: trio.SocketStream
+    services: Services,
+    dispatcher: Dispatcher,
+    fanout: Fanout,
+    absence: Absence,
+    group: int | None,
+    stream: trio.SocketStream,
 ) -> None:
-    api, usage = services.config.api, services.usage
-    caller = _caller(stream.socket, services.ipc_group, group)
-    outbox = Outbox(stream.socket, api.max_send_queue_bytes, api.send_timeout / 1000)
-    async with stream:
-        if usage.ipc >= api.max_ipc_connections:
-            refusal = over("connections to the IPC socket", api.max_ipc_connections, "max_ipc_connections")
-            await _turn_away(outbox, refusal)
-            return
-        usage.ipc += 1
-        try:
-            async with Session.open(services, dispatcher, caller, outbox, lines, fanout) as session:
-                await _read_lines(session, stream.socket, api)
+    """Serve one connection. The accept loop closes it."""
+    usage, most = services.usage, services.config.api.max_ipc_connections
+    if usage.ipc >= most:
+        await _turn_away(Outbox(stream.socket), over("connections to the IPC socket", most, "max_ipc_connections"))
+        return
+    usage.ipc += 1
+    try:
+        taken = await _converse(services, dispatcher, fanout, absence, group, stream.socket)
+    finally:
+        usage.ipc -= 1  # a stream is counted among the streams
+    if taken is not None:
+        await taken.stream.join(LocalSocket(stream.socket), taken.first)
+
+
+async def _converse(
+    services: Services,
+    dispatcher: Dispatcher,
+    fanout: Fanout,
+    absence: Absence,
+    group: int | None,
+    sock: trio.socket.SocketType,
+) -> _Taken | None:
+    """Serve calls until the caller goes or the connection becomes a stream. A stream may last for days, so it keeps no
+    reference to anything here."""
+    api, caller = services.config.api, _caller(sock, services.ipc_group, group)
+    outbox = Outbox(sock, api.max_send_queue_bytes, api.send_timeout / 1000, services.usage.unsent)
+    taken: _Taken | None = None
+    arriving = services.usage.arrival(caller.identity)
+    try:
+        async with Session.open(services, dispatcher, caller, outbox, lines, fanout) as session:
+            taken = await _read_lines(session, absence, sock, api, arriving)
+            if taken is None:
                 await session.finish()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError):
-            log.debug("a caller has gone", uid=caller.uid, pid=caller.pid)
-        finally:
-            usage.ipc -= 1
+    except* (trio.BrokenResourceError, trio.ClosedResourceError):
+        log.debug("a caller has gone", uid=caller.uid, pid=caller.pid)
+    finally:
+        arriving.leave()
+        outbox.forget()
+    return taken
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A connection that becomes a stream, and the bytes read after its first line."""
+
+    stream: Stream
+    first: bytes
+
+
+class _Head(msgspec.Struct):
+    method: str
+    id: str | int  # required: the stream begins after the answer
+
+
+_head = msgspec.json.Decoder(_Head).decode
+TAKEOVERS = ("stream.open", "stream.accept")
+
+
+def _takes_over(line: bytes) -> bool:
+    """Whether a line is a call that turns the connection into a stream."""
+    try:
+        return _head(line).method in TAKEOVERS
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
 
 
 OWNER = Grant("admin", "the user that runs the daemon")
@@ -84,11 +154,11 @@ OTHERS = Grant(
     "read", "being neither the daemon's user nor in the group of the IPC socket", cure="join that group, or use a token"
 )
 SO_PEERGROUPS = 59  # <asm-generic/socket.h>; Python 3.11 has no name for it
-MOST_GROUPS = 256  # socket.getsockopt gives 1,024 bytes at most
+MOST_GROUPS = 256  # socket.getsockopt returns 1,024 bytes at most
 
 
 def _group_of(path: Path) -> int | None:
-    """The group of the socket's file; None where there is none, as with an abstract socket that systemd made."""
+    """The group of the socket file; None where there is none, such as for an abstract socket that systemd made."""
     try:
         return os.stat(path).st_gid
     except FileNotFoundError:
@@ -96,7 +166,7 @@ def _group_of(path: Path) -> int | None:
 
 
 def _caller(sock: trio.socket.SocketType, group_grant: Grant, group: int | None) -> Caller:
-    """Who connected, as the kernel noted it then, and what that user may do."""
+    """The caller, as the kernel recorded it when it connected, and what that user may do."""
     pid, uid, gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     if uid in (os.geteuid(), 0):
         grant = OWNER
@@ -108,8 +178,8 @@ def _caller(sock: trio.socket.SocketType, group_grant: Grant, group: int | None)
 
 
 def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
-    """The supplementary groups of the process that connected; none where it has more than `MOST_GROUPS`, or where the
-    kernel does not tell (Linux before 4.13): in doubt nobody is in a group."""
+    """The supplementary groups of the connecting process. Empty for a process with more than `MOST_GROUPS`, and before
+    Linux 4.13, which does not report them: nobody is granted access on a guess."""
     try:
         packed = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * MOST_GROUPS)
     except OSError as error:
@@ -118,23 +188,39 @@ def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
     return struct.unpack(f"{len(packed) // 4}I", packed)
 
 
-async def _read_lines(session: Session, sock: trio.socket.SocketType, api: ApiConfig) -> None:
-    """Hand lines to the session, all that have come at once; the last one counts without its newline too, as
-    ``printf | nc`` sends it."""
+async def _read_lines(
+    session: Session, absence: Absence, sock: trio.socket.SocketType, api: ApiConfig, arriving: Arriving
+) -> _Taken | None:
+    """Hand lines to the session, all that have been received at once. The last line counts even without its newline, as
+    ``printf | nc`` sends it. If the first line turns the connection into a stream, what follows belongs to the stream.
+    """
     limit, patience = api.max_request_bytes, api.body_timeout
-    begun = bytearray()  # of a line whose end has not come
+    fresh = True  # no call has been made on it
+    begun = bytearray()  # an incomplete line
     since = 0.0  # when it began
+    behind = b""  # what was read after a line that was skipped
     while True:
-        if not begun:
+        if behind:
+            data, behind = behind, b""
+        elif not begun:
             data = await receive(sock)
         else:
-            with trio.move_on_at(since + patience / 1000) as scope:
+            with arriving.until(since + patience / 1000) as scope:
                 data = await receive(sock)
             if scope.cancelled_caught:
-                await _refuse(session.outbox, too_slow("the end of a line", patience, "body_timeout"))
-                return
+                slow = too_slow("the end of a line", patience, "body_timeout")
+                await _refuse(session.outbox, arriving.refusal() or slow)
+                return None
         if not data:
             break
+        if fresh and b"\n" in data:
+            line, newline, rest = (bytes(begun) + data).lstrip(WHITE).partition(b"\n")
+            fresh = not newline
+            if newline and len(line) <= limit and _takes_over(line):
+                if (stream := await session.take_over(line, absence)) is not None:
+                    return _Taken(stream, rest)
+                begun.clear()
+                data = rest
         *whole, rest = data.split(b"\n")
         if whole:
             whole[0] = bytes(begun) + whole[0]
@@ -142,16 +228,58 @@ async def _read_lines(session: Session, sock: trio.socket.SocketType, api: ApiCo
         if rest and not begun:
             since = trio.current_time()
         begun += rest
-        too_long = next((at for at, line in enumerate(whole) if len(line) > limit), None)
-        await session.receive([line for line in whole[:too_long] if line and not line.isspace()])
-        if too_long is not None:
-            await _refuse(session.outbox, _too_long(limit, len(whole[too_long])))
-            return
+        arriving.whole = bool(whole)
+        await _receive(session, whole, limit)
+        if whole:
+            arriving.leave()
+        if await arriving.came(len(begun)):
+            since = trio.current_time()
         if len(begun) > limit:
-            await _refuse(session.outbox, _too_long(limit, len(begun)))
-            return
-    if begun.strip():
+            fresh = False
+            found = await _skip(session.outbox, sock, begun, api)
+            if found is None:
+                return None
+            begun, behind = bytearray(), found
+    if fresh and _takes_over(bytes(begun)):
+        if (stream := await session.take_over(bytes(begun), absence)) is not None:
+            return _Taken(stream, b"")
+    elif begun.strip():
         await session.receive([bytes(begun)])
+    return None
+
+
+async def _receive(session: Session, whole: list[bytes], limit: int) -> None:
+    """Hand complete lines on. One that is too long is refused in its turn."""
+    ready: list[bytes] = []
+    for line in whole:
+        if len(line) > limit:
+            await session.receive(ready)
+            ready = []
+            await _refuse(session.outbox, _too_long(limit, len(line)), readable_id(line))
+        elif line and not line.isspace():
+            ready.append(line)
+    await session.receive(ready)
+
+
+async def _skip(outbox: Outbox, sock: trio.socket.SocketType, begun: bytearray, api: ApiConfig) -> bytes | None:
+    """Refuse a line that is too long, and skip it. Returns what was read after its end; None where the end does not
+    come in time, or within `SKIPPED` times the limit: the connection is then useless."""
+    limit = api.max_request_bytes
+    first, last, size = bytes(begun[:ENDS]), bytes(begun[-ENDS:]), len(begun)
+    behind: bytes | None = None
+    due = trio.current_time() + api.body_timeout / 1000
+    while behind is None and size <= SKIPPED * limit:
+        data = b""
+        with trio.move_on_at(min(due, trio.current_time() + STALLED)):
+            data = await receive(sock)
+        if not data:
+            break
+        came, newline, rest = data.partition(b"\n")
+        last, size = (last + came)[-ENDS:], size + len(came)
+        behind = rest if newline else None
+    identity = id_at_the_ends(first, b"" if behind is None else last)
+    await _refuse(outbox, _too_long(limit, size), identity)
+    return behind
 
 
 def _too_long(limit: int, current: int) -> TooLarge:
@@ -159,14 +287,13 @@ def _too_long(limit: int, current: int) -> TooLarge:
     return TooLarge(words, limit=limit, current=current, configKey="api.max_request_bytes")
 
 
-async def _refuse(outbox: Outbox, error: FabstirError) -> None:
-    answer = {"jsonrpc": "2.0", "error": error.to_error_object(), "id": None}
-    outbox.write(lines([msgspec.json.encode(answer)]))
+async def _refuse(outbox: Outbox, error: FabstirError, identity: str | int | None = None) -> None:
+    outbox.write(lines([msgspec.json.encode(failure(identity, error))]))
     await outbox.flush()
 
 
 async def _turn_away(outbox: Outbox, error: FabstirError) -> None:
-    """Tell a caller that there is no room; a new socket takes so little at once."""
+    """Tell a caller that there is no room. A new socket takes so little without waiting."""
     try:
         with trio.move_on_after(1):
             await _refuse(outbox, error)

@@ -1,1 +1,1 @@
-"""The peer-to-peer side: the only place, but for nothing else, where libp2p is imported (see ARCHITECTURE.md)."""
+"""The peer-to-peer part of the daemon (see ARCHITECTURE.md)."""

@@ -1,117 +1,89 @@
-"""The node: started, stopped and started again, any number of times, with one identity.
+"""The node: it can be started and stopped any number of times, with one identity.
 
-One task, `Node.run`, owns the host for as long as it is up; `start` and `stop` only say what is wanted and wait for it.
-libp2p takes longer to import than all the rest, so it is imported by the first start, in a thread, and nothing here
-imports it before (LAB.md, trap 16).
+One task, `Node.serve`, owns each run; `start` and `stop` only set what is wanted, and wait for it. libp2p takes longer
+to import than everything else, so `run`, which needs it, is imported only by `load`, in a thread.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib
 import importlib.metadata
 import sys
 import time
-from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import trio
 
-from fabstir_client.errors import (
-    FabstirError,
-    FeatureDisabled,
-    InvalidParams,
-    InvalidState,
-    ListenFailed,
-    NodeNotRunning,
-)
-from fabstir_client.types import Addresses, NodeStarted, NodeState, NodeStopped, Peer
-from fabstird import __version__
+from fabstir_client.api.errors import InvalidParams, InvalidState, ListenFailed, NodeNotRunning
+from fabstir_client.api.types import NodeStarted, NodeState, NodeStopped, StreamTotals
 from fabstird.config import Config, ConfigError, ConnectionsConfig, NodeConfig, override_node
-from fabstird.datadir import write_whole
 from fabstird.events import EventLog
 from fabstird.identity import Identity
-from fabstird.log import adopt_libraries, get_logger
-from fabstird.metrics import Counters, Totals
-from fabstird.p2p.bans import MAX_BANS
-from fabstird.p2p.history import MAX_KEYS, History
+from fabstird.log.logger import adopt_libraries, get_logger
+from fabstird.metrics.counters import Counters, Totals
+from fabstird.p2p.fence import Fence
+from fabstird.p2p.peers.book import Book
+from fabstird.p2p.peers.history import History
+from fabstird.p2p.view import NoRun, View
+from fabstird.threads import imported, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from fabstir_client.types_streams import Framing, RequestResult, RespondResult
-    from fabstird.p2p.autonat import AutoNat
-    from fabstird.p2p.book import Book
-    from fabstird.p2p.commands import Commands
-    from fabstird.p2p.connections import Connections
-    from fabstird.p2p.dht.commands import DhtCommands
-    from fabstird.p2p.dht.kept import Kept
-    from fabstird.p2p.host import Host, Limits
-    from fabstird.p2p.market import Market
-    from fabstird.p2p.mdns import Mdns
-    from fabstird.p2p.relay import Relays
-    from fabstird.p2p.streams import Protocols
+    from fabstird.p2p.run import Run, Shared
 
 log = get_logger("node")
 
-SAVE_INTERVAL = 30.0  # seconds between two looks at whether known peers changed
-
-
-@dataclass(slots=True)
-class _Running:
-    """What there is while the host is up."""
-
-    host: Host
-    connections: Connections
-    mdns: Mdns | None
-    relays: Relays
-    autonat: AutoNat
-    started_at: int  # ms, wall clock
-    opened: float  # s, steady clock
-    dht: DhtCommands | None = None
-    market: Market | None = None
+_RUN = "fabstird.p2p.run"
+_loaded = False  # libp2p and everything that needs it is imported
+_first: bool | None = None  # the first import in this process is under way
 
 
 class Node:
-    """State machine and owner of the host. Every method is for tasks of the same trio run."""
+    """The state machine, and the owner of the runs. Every method is for tasks of the same trio run. ``view`` is the
+    state of the current run; ``settings`` are those of the current run, or of the last."""
 
     def __init__(self, config: Config, identity: Identity, events: EventLog, counters: Counters, book: Book) -> None:
         self.state: NodeState = "stopped"
         self.error: str | None = None
+        self.fence = Fence()
         self.identity = identity
-        self.settings = config.node  # of the current run, or of the last one
-        self._base = config.node
+        self.book = book
+        self.settings = config.node
+        self.view: View = NoRun(identity.peer_id)
+        self._config = config
         self._limits = config.connections
-        self._relays = config.relay.nodes
-        self._streams = config.streams
-        self._dht = config.dht
-        self._kept: Kept | None = None  # what users have put into the DHT, once it was first on
-        self._protocols: Protocols | None = None  # once libp2p is imported
         self._events = events
         self._counters = counters
-        self._book = book
         self._history = History()
-        self._saving = trio.Lock()
-        self._running: _Running | None = None
-        self._failure: FabstirError | None = None
-        self._wanted: NodeConfig | None = None  # to be started with this
+        self._shared: Shared | None = None  # made once libp2p is imported
+        self._run: Run | None = None
+        self._failure: ListenFailed | None = None
+        self._wanted: NodeConfig | None = None  # the settings to start with; None to be stopped
         self._scope: trio.CancelScope | None = None  # ends the current run
         self._changed = trio.Event()
-        self._entered = time.monotonic()  # the current state
+        self._entered = time.monotonic()  # when it entered the current state
 
     # ----------------------------------------------------------------------------------------------------------------
     # Start and stop
 
-    async def start(self, overrides: Mapping[str, Any] | None = None) -> None:
-        """Start the node, or do nothing where it is started. Returns once it listens, without waiting for any dial.
+    def will_start(self) -> None:
+        """`serve` is about to start the node, so it is not reported as stopped until then. A stop that comes first
+        wins."""
+        self._wanted = self.settings
+        self._enter("starting")
 
-        Raises `InvalidParams` for bad overrides, `InvalidState` where it is started with another configuration,
-        `ListenFailed`.
+    async def start(self, overrides: Mapping[str, Any] | None = None) -> None:
+        """Start the node; do nothing if it is started. Returns once it listens, without waiting for any dial.
+
+        Raises:
+            InvalidParams: ``overrides`` are wrong.
+            InvalidState: It is started with another configuration.
+            ListenFailed: An address cannot be listened on.
         """
         try:
-            wanted = override_node(self._base, overrides or {})
+            wanted = override_node(self._config.node, overrides or {})
         except ConfigError as error:
             raise InvalidParams("; ".join(error.mistakes), param="config", mistakes=error.mistakes) from error
         while self.state == "stopping":
@@ -131,10 +103,10 @@ class Node:
             raise InvalidState("the node was stopped before it had started")
 
     async def stop(self, reason: str = "stopped") -> None:
-        """Stop the node, or do nothing where it is stopped. Returns when every connection, dial and retry has ended;
-        ``reason`` is what connections give as theirs."""
-        if self._running is not None:
-            self._running.host.part_as(reason)
+        """Stop the node; do nothing if it is stopped. Returns when every connection, dial and retry has ended.
+        ``reason`` is the reason that connections report."""
+        if self._run is not None:
+            self._run.host.part_as(reason)
         if self.state in ("starting", "started"):
             self._enter("stopping")
             if self._scope is not None:
@@ -144,15 +116,16 @@ class Node:
         while self.state == "stopping":
             await self._changed.wait()
 
-    async def run(self) -> None:
-        """Serve starts and stops until cancelled. An error that is no start's own leaves here and ends the process."""
+    async def serve(self) -> None:
+        """Start and stop the node as wanted, until cancelled. An error that is not a failed start leaves this method
+        and ends the process."""
         while True:
             while self._wanted is None:
                 await self._changed.wait()
             wanted, self._wanted = self._wanted, None
             with trio.CancelScope() as scope:
                 self._scope = scope
-                if self.state == "stopping":  # a stop came before this task had its turn
+                if self.state == "stopping":  # it was stopped before this task had its turn
                     scope.cancel()
                 await self._run_once(wanted)
             self._scope = None
@@ -160,67 +133,38 @@ class Node:
                 self._enter("stopped")
 
     async def _run_once(self, settings: NodeConfig) -> None:
-        await load_libp2p()
-        from fabstird.p2p.autonat import AutoNat
-        from fabstird.p2p.connections import Connections
-        from fabstird.p2p.host import Host, HostSettings, ListenError
-        from fabstird.p2p.inuse import keep_in_use
-        from fabstird.p2p.mdns import Mdns
-        from fabstird.p2p.relay import Relays
+        shared = await self.shared()
+        from fabstird.p2p.run import running
 
-        connections = Connections(settings, self._events, self._counters, self._book, self._history, self._limits)
         announced = False
         try:
-            async with Host.open(
-                HostSettings(
-                    seed=self.identity.seed,
-                    agent=f"fabstird/{__version__}",
-                    limits=_limits(self._limits),
-                    listen=settings.listen_addresses,
-                    announce=settings.announce_addresses,
-                ),
-                observer=connections,
-                gate=connections,
-            ) as host:
-                mdns = Mdns(host, connections, self._counters) if settings.enable_mdns else None
-                autonat = AutoNat(host)
-                relays = Relays(host, connections, self._relays, autonat.is_private)
-                began = int(time.time() * 1000)
-                self._running = _Running(host, connections, mdns, relays, autonat, began, trio.current_time())
-                protocols = await self.protocols_of_users()
-                protocols.attach(host)
-                dht = await self._open_dht(self._running) if settings.enable_dht else None
+            async with running(shared, settings) as run:
+                # A thread cannot be cancelled: a stop that came meanwhile takes effect here
+                await trio.lowlevel.checkpoint_if_cancelled()
+                self._run = self.view = run
+                run.set_limits(self._limits)  # a reload may have changed them meanwhile
                 announced = True
                 self._enter("started")
-                self._events.publish(NodeStarted(peer_id=host.peer_id, listen_addresses=host.listen_addresses()))
+                started = NodeStarted(peer_id=self.identity.peer_id, listen_addresses=run.listen_addresses())
+                self._events.publish(started)
                 try:
-                    # A stop ends what is inside this scope; the host around it then closes in its own order.
+                    # A stop cancels this scope; the host around it then closes in order.
                     with trio.CancelScope() as self._scope:
-                        async with trio.open_nursery() as nursery:
-                            if dht is not None:
-                                nursery.start_soon(dht.engine.run, dht.announcer.republish)
-                            nursery.start_soon(self._keep_book)
-                            nursery.start_soon(keep_in_use, host, lambda: self._limits.idle_refresh / 1000)
-                            if mdns is not None:
-                                nursery.start_soon(mdns.run)
-                            nursery.start_soon(autonat.run)
-                            nursery.start_soon(relays.run)
-                            await connections.run(host)
+                        await run.serve()
                 finally:
-                    protocols.detach()
                     if self.state == "started":  # the daemon itself is ending
                         self._enter("stopping")
-        except ListenError as error:
-            self._failure = ListenFailed(str(error), address=error.address, reason=error.reason)
-            self.error = str(error)
+        except ListenFailed as error:
             log.warning("node failed to start", error=str(error))
-            self._enter("failed")
+            if self.state == "starting":  # otherwise it is being stopped, and has ended now
+                self._failure = error
+                self.error = str(error)
+                self._enter("failed")
         finally:
-            if self._running is not None:
-                self._counters.totals += self._running.host.totals()
-                self._running = None
+            self._counters.totals += self.view.totals()
+            self._run, self.view = None, NoRun(self.identity.peer_id)
             if announced:
-                self._save_book()
+                await self.book.save_at_last()
                 self._events.publish(NodeStopped(peer_id=self.identity.peer_id))
 
     def _enter(self, state: NodeState) -> None:
@@ -231,214 +175,107 @@ class Node:
         self._changed.set()
         self._changed = trio.Event()
 
-    async def _keep_book(self) -> None:
-        while True:
-            await trio.sleep(SAVE_INTERVAL)
-            try:
-                await self.save_book()
-            except OSError as error:
-                log.warning("known peers could not be saved", file=str(self._book.path), error=error.strerror)
-
-    def _save_book(self) -> None:
-        try:
-            self._book.save()
-        except OSError as error:
-            log.warning("known peers could not be saved", file=str(self._book.path), error=error.strerror)
-
-    async def save_book(self) -> None:
-        """Write what changed, off the loop: a disk may take its time. Raises OSError."""
-        async with self._saving:
-            if self._book.changed:
-                self._book.changed = False
-                try:
-                    await trio.to_thread.run_sync(write_whole, self._book.path, self._book.encode())
-                except OSError:
-                    self._book.changed = True
-                    raise
-
-    def set_limits(self, limits: ConnectionsConfig) -> None:
-        """Limits of ``[connections]`` from now on."""
-        self._limits = limits
-        if self._running is not None:
-            self._running.host.set_limits(_limits(limits))
-            self._running.connections.set_limits(limits)
+    async def changed(self) -> None:
+        """Wait for the next change of state."""
+        await self._changed.wait()
 
     # ----------------------------------------------------------------------------------------------------------------
-    # How it stands
+    # What can be asked of it
 
-    def running_commands(self) -> Commands:
-        """What users may ask of the started node. Raises `NodeNotRunning`."""
-        if self._running is None or self.state != "started":
+    def run(self) -> Run:
+        """The parts of the started node. Raises `NodeNotRunning`."""
+        if self._run is None or self.state != "started":
             raise NodeNotRunning(f"the node is {self.state}; call start first", state=self.state)
-        return self._commands()
+        return self._run
 
-    async def commands(self) -> Commands:
-        """What users may ask for in any state."""
-        await load_libp2p()
-        return self._commands()
+    async def shared(self) -> Shared:
+        """The parts that work in any state, once libp2p is imported."""
+        await load()
+        from fabstird.p2p.run import Shared
 
-    def _commands(self) -> Commands:
-        from fabstird.p2p.commands import Commands
+        if self._shared is None:
+            self._shared = Shared(
+                self._config, self.identity, self._events, self._counters, self.book, self._history, self.fence
+            )
+            self._shared.limits = self._limits
+        return self._shared
 
-        connections = self._running.connections if self._running else None
-        return Commands(self.identity.peer_id, self._book, self._history, connections)
+    def set_limits(self, limits: ConnectionsConfig) -> None:
+        """Apply new limits of ``[connections]``."""
+        self._limits = limits
+        if self._shared is not None:
+            self._shared.limits = limits
+        if self._run is not None:
+            self._run.set_limits(limits)
 
-    async def _open_dht(self, running: _Running) -> DhtCommands:
-        """The DHT of this run of the node; its engine is still to be run."""
-        from fabstird.p2p.dht.commands import DhtCommands
-        from fabstird.p2p.dht.engine import Engine
-        from fabstird.p2p.dht.kept import Kept
-        from fabstird.p2p.market import Market
-
-        if self._kept is None:
-            self._kept = Kept(self._book.path.with_name("dht.json"))
-            await trio.to_thread.run_sync(self._kept.load)
-        engine = Engine(
-            running.host,
-            running.connections,
-            self._book,
-            self._events,
-            self._kept,
-            self._dht,
-            lambda: True if running.autonat.is_reachable() else False if running.autonat.is_private() else None,
-        )
-        running.dht = DhtCommands(engine, self._book, self._events, self.settings.request_timeout)
-        running.market = Market(running.dht)
-        return running.dht
-
-    def dht(self) -> DhtCommands:
-        """What users may ask of the DHT. Raises `NodeNotRunning`, `FeatureDisabled`."""
-        self.running_commands()
-        assert self._running is not None
-        if self._running.dht is None:
-            raise FeatureDisabled("the DHT is switched off: node.enable_dht is false", configKey="node.enable_dht")
-        return self._running.dht
-
-    def market(self) -> Market:
-        """The Fabstir scheme on the DHT. Raises as `dht` does."""
-        self.dht()
-        assert self._running is not None
-        assert self._running.market is not None
-        return self._running.market
-
-    async def protocols_of_users(self) -> Protocols:
-        """What API connections answer peers on, in any state."""
-        await load_libp2p()
-        from fabstird.p2p.streams import Protocols
-
-        if self._protocols is None:
-            self._protocols = Protocols(self._events, self._streams)
-        return self._protocols
-
-    async def request(self, peer: str, protocol: str, data: str, framing: Framing, timeout: int) -> RequestResult:
-        """As `streams.request`, with base64 data. Raises `NodeNotRunning` too."""
-        commands = self.running_commands()
-        from fabstird.p2p.streams import from_base64, request
-
-        assert self._running is not None
-        return await request(
-            self._running.host, commands, self._streams, peer, protocol, from_base64(data), framing, timeout
-        )
-
-    async def respond(self, request_id: str, data: str) -> RespondResult:
-        """As `Protocols.respond`, with base64 data."""
-        protocols = await self.protocols_of_users()
-        from fabstird.p2p.streams import from_base64
-
-        return await protocols.respond(request_id, from_base64(data))
-
-    @property
-    def started_at(self) -> int | None:
-        """Milliseconds since the epoch; None while it is not started."""
-        return self._running.started_at if self._running else None
-
-    @property
-    def uptime(self) -> int | None:
-        """Milliseconds since it started, by a clock that does not jump; None while it is not started."""
-        return int((trio.current_time() - self._running.opened) * 1000) if self._running else None
-
-    def peers(self) -> list[Peer]:
-        return self._running.connections.peers() if self._running else []
-
-    def peer_ids(self) -> list[str]:
-        return self._running.connections.peer_ids() if self._running else []
-
-    def connection_count(self) -> int:
-        return self._running.connections.count() if self._running else 0
-
-    def dials(self) -> tuple[int, int]:
-        """How many dials are under way, and how many bootstrap and kept addresses wait for theirs."""
-        return self._running.connections.dials() if self._running else (0, 0)
+    def reload_certificate(self) -> str:
+        """Read the files of ``[tls]`` again. If they are wrong, returns why, and keeps the old certificate."""
+        if self._shared is None:
+            return ""
+        try:
+            self._shared.reload_certificate()
+        except Exception as error:  # noqa: BLE001 - whatever the files are, the old certificate stays in use
+            return str(error)
+        return ""
 
     def silence(self) -> float:
-        """For how many seconds the node has owed something: the end of a start or stop or, while it is started, the
-        turn of its dial loop that an earlier call asked for."""
+        """Seconds that the node is overdue: with a start or stop, or while started with the turn of its dial loop that
+        an earlier call asked for."""
         if self.state in ("starting", "stopping"):
             return time.monotonic() - self._entered
-        return self._running.connections.silence() if self._running else 0.0
-
-    def listen_addresses(self) -> list[str]:
-        return self._running.host.listen_addresses() if self._running else []
-
-    def protocols(self) -> list[str]:
-        return self._running.host.protocols() if self._running else []
-
-    def addresses(self) -> Addresses:
-        host = self._running.host if self._running else None
-        return Addresses(
-            peer_id=self.identity.peer_id,
-            listen=host.listen_addresses() if host else [],
-            announced=host.announced_addresses() if host else [],
-            observed=host.observed_addresses() if host else [],
-            reachability=self._running.autonat.addresses() if self._running else [],
-        )
-
-    def bounds(self) -> dict[str, tuple[int, int]]:
-        """How much there is of everything that is bounded in number, and the bound."""
-        return {
-            "connections": (self.connection_count(), self._limits.max),
-            **self._book.sizes(),
-            "bans": (len(self._book.bans), MAX_BANS),
-            "timelines": (len(self._history), MAX_KEYS),
-            **(self._protocols.bounds() if self._protocols else {}),
-            **(self._running.relays.bounds() if self._running else {}),
-            **(self._running.autonat.bounds() if self._running else {}),
-            **(self._running.mdns.bounds() if self._running and self._running.mdns else {}),
-            **(self._running.dht.engine.bounds() if self._running and self._running.dht else {}),
-            **(self._running.market.bounds() if self._running and self._running.market else {}),
-        }
-
-    def dial_cycles(self) -> Counter[str]:
-        """How many bootstrap and kept addresses are in each phase of their cycle."""
-        return Counter(cycle.phase for cycle in self._running.connections.cycles()) if self._running else Counter()
-
-    def announced_addresses(self) -> list[str]:
-        return self._running.host.announced_addresses() if self._running else []
+        return self.view.silence()
 
     def totals(self) -> Totals:
-        """Over all runs since the daemon started."""
-        past = self._counters.totals
-        return past + self._running.host.totals() if self._running else past
+        """Totals over all runs since the daemon started."""
+        return self._counters.totals + self.view.totals()
+
+    def streams(self) -> StreamTotals:
+        """Totals of users' streams over all runs since the daemon started."""
+        ledger = self._shared.protocols.ledger if self._shared is not None else None
+        opened, waiting = ledger.standing() if ledger is not None else (0, 0)
+        moved = self.stream_bytes()
+        return StreamTotals(
+            open=opened,
+            waiting=waiting,
+            ended=self._counters.streams.ended.total(),
+            bytes_in=sum(size for (_, way), size in moved.items() if way == "in"),
+            bytes_out=sum(size for (_, way), size in moved.items() if way == "out"),
+        )
+
+    def stream_bytes(self) -> Mapping[tuple[str, str], int]:
+        """By protocol and direction, ``in`` or ``out``."""
+        return self._shared.protocols.ledger.moved() if self._shared is not None else {}
+
+    def bounds(self) -> dict[str, tuple[int, int]]:
+        """Every number that is bounded, and its bound."""
+        return {
+            "connections": (self.view.connection_count(), self._limits.max),
+            **self.book.bounds(),
+            **self._history.bounds(),
+            **waiting(),
+            **(self._shared.protocols.bounds() | self._shared.tunnels.bounds() if self._shared is not None else {}),
+            **self.view.bounds(),
+        }
 
 
-def _limits(config: ConnectionsConfig) -> Limits:
-    from fabstird.p2p.host import Limits, Liveness
-
-    liveness = Liveness(config.ping_interval / 1000, config.ping_timeout / 1000)
-    return Limits(config.max, config.max_per_ip, config.handshake_timeout / 1000, liveness)
-
-
-async def load_libp2p() -> None:
-    """Import libp2p and all that stands on it, off the event loop; at once where it has been done."""
-    first = "fabstird.p2p.market" not in sys.modules
-    await trio.to_thread.run_sync(importlib.import_module, "fabstird.p2p.market")
+async def load() -> None:
+    """Import libp2p and everything that needs it, in a thread. Once done, this returns at once. A cancelled caller does
+    not wait for the import to end: a stop has less time than an import takes on a busy machine."""
+    global _loaded, _first
+    if _loaded:
+        return
+    if _first is None:
+        _first = _RUN not in sys.modules
+    await imported(_RUN)
     adopt_libraries()
-    if first:
-        # What has been imported lives as long as the process. Out of the collector's sight, it is not walked again and
-        # again; and the collector runs less often than for a script, because a connection is hundreds of objects.
+    if _first:
+        _first = False
+        # Imported modules live as long as the process, so they are hidden from the garbage collector. It also runs less
+        # often than a script needs, because a connection is hundreds of objects.
         gc.freeze()
         gc.set_threshold(5000, 20, 20)
-        gc.enable()  # `run` has switched it off
+        gc.enable()  # `cli` has switched it off
+    _loaded = True
 
 
 def libp2p_version() -> str:

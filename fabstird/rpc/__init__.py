@@ -1,1 +1,1 @@
-"""JSON-RPC 2.0: what the methods are, and how a text becomes calls and an answer. Knows no transport."""
+"""JSON-RPC 2.0: the methods, and how a text becomes calls and an answer. It knows no transport."""

@@ -1,7 +1,7 @@
-"""What was changed, by whom, and with what outcome: a line in the log for each such call, and the last of them here.
+"""The audit: a log line for each changing call, who made it and its outcome, and the latest of them here.
 
-Refused calls are in it too. Nothing private is: numbers are shown, texts only under the names of `SHOWN`, of all others
-the length. Whoever adds a parameter whose text may be shown adds its name.
+Refused calls are included. Nothing private is: numbers are shown, texts only for the parameters in `SHOWN`, and of
+others only the length. A new parameter whose text may be shown is added there.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client.types_access import AuditEntry
-from fabstird.log import get_logger
+from fabstir_client.api.access import AuditEntry
+from fabstir_client.api.errors import Forbidden
+from fabstird.log.logger import get_logger
 
 log = get_logger("audit")
 
 KEPT = 1000  # entries
+REFUSED_KEPT = 250  # entries of refused calls, which push out no others
+REFUSED_RATE = 10  # refused calls noted and logged in a second; the others are only counted
 TEXT = 200  # characters of one text
 ITEMS = 16  # of one object or array, parameters included
 NAME = 64  # characters of a parameter's name
@@ -28,24 +31,32 @@ SHOWN = {"access", "address", "addresses", "cidr", "config", "epoch", "ip", "key
 SHOWN |= {
     "framing",
     "logger",
+    "mode",
+    "peers",
     "protocol",
     "protocols",
     "reason",
+    "streamId",
     "subscription",
     "tag",
     "target",
     "topic",
+    "tunnelId",
     "type",
     "types",
 }
 
 
 class Audit:
-    """``clock`` gives seconds of the wall clock."""
+    """The audit. ``clock`` returns seconds of the wall clock."""
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._entries: deque[AuditEntry] = deque(maxlen=KEPT)
+        self._refused: deque[AuditEntry] = deque(maxlen=REFUSED_KEPT)
+        self._second = 0  # the second of the wall clock in which refusals were last noted
+        self._noted = 0
+        self.left_out = 0  # refusals not noted, since the daemon started
         self.head = 0
 
     def __len__(self) -> int:
@@ -65,7 +76,24 @@ class Audit:
         token: str | None = None,
         remote: str | None = None,
     ) -> None:
-        """Note one call; ``params`` as they came, ``duration`` in seconds."""
+        """Note one call.
+
+        Args:
+            method: The method.
+            params: The parameters as received.
+            outcome: ``ok``, or the error.
+            duration: In seconds.
+            transport: Of the caller, as the rest.
+            id: The request's id.
+            uid: The caller's user.
+            pid: The caller's process.
+            token: The name of the caller's token.
+            remote: The caller's address.
+        """
+        refused = outcome == Forbidden.code
+        if refused and not self._due():
+            self.left_out += 1
+            return
         self.head += 1
         entry = AuditEntry(
             seq=self.head,
@@ -81,17 +109,28 @@ class Audit:
             token=token,
             remote=remote,
         )
-        self._entries.append(entry)
-        told = {"request_id" if key == "id" else key: value for key, value in entry.to_dict().items() if key != "time"}
-        log.info("call", **told)
+        (self._refused if refused else self._entries).append(entry)
+        fields = {
+            "request_id" if key == "id" else key: value for key, value in entry.to_dict().items() if key != "time"
+        }
+        log.info("call", **fields, **({"left_out": self.left_out} if refused and self.left_out else {}))
+
+    def _due(self) -> bool:
+        """Whether one more refusal is noted in this second."""
+        second = int(self._clock())
+        if second != self._second:
+            self._second, self._noted = second, 0
+        self._noted += 1
+        return self._noted <= REFUSED_RATE
 
     def read(self, after: int | None, limit: int) -> tuple[list[AuditEntry], int]:
-        """The oldest ``limit`` entries after number ``after``, or the newest of all; and how many after it are gone."""
+        """The oldest ``limit`` entries after number ``after``, or the newest of all; and how many entries after it are
+        gone."""
+        kept = sorted((*self._entries, *self._refused), key=lambda entry: entry.seq)
         if after is None:
-            return list(self._entries)[-limit:], 0
-        oldest = self.head - len(self._entries) + 1
-        found = [entry for entry in self._entries if entry.seq > after]
-        return found[:limit], max(0, oldest - after - 1)
+            return kept[-limit:], 0
+        found = [entry for entry in kept if entry.seq > after]
+        return found[:limit], self.head - after - len(found)
 
 
 def _public(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""``debug.dump``: one zip file with what helps to find out what is wrong.
+"""``debug.dump``: a zip file with what helps to diagnose a problem.
 
-It is handed to the caller, not written here: a hardened service can write only where its caller cannot read. What is in
-it is gathered in one go, in the event loop; packing is for a thread.
+It is returned to the caller, not written to a file: a hardened service can write only where its caller cannot read. Its
+content is gathered at one instant, in the event loop; packing is done in a thread.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any
 
 import msgspec
 
-from fabstir_client.types import BanRecord
-from fabstird import __version__, log, tasks
+from fabstir_client.api.types import BanRecord
+from fabstird import __version__, tasks
 from fabstird.events import Entry
+from fabstird.log import logger as log
 from fabstird.rpc.services import Services
 
 EVENTS = 1000  # newest entries of the event log
@@ -55,7 +56,7 @@ threads.txt     the stack of each thread
 
 
 def gather(services: Services, bans: list[BanRecord], exposition: Callable[[], bytes]) -> dict[str, bytes]:
-    """Names and contents of the files, as things stand at this instant."""
+    """The names and contents of the files, as of now."""
     node, events = services.node, services.events
     newest = events.read(max(events.oldest - 1, events.head - EVENTS))
     instant = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
@@ -66,8 +67,8 @@ def gather(services: Services, bans: list[BanRecord], exposition: Callable[[], b
         "about.json": _json(_about(services)),
         "config.json": _json(services.config.to_dict()),
         "status.json": _json(services.status()),
-        "addresses.json": _json(node.addresses()),
-        "peers.json": _json(node.peers()),
+        "addresses.json": _json(node.view.addresses()),
+        "peers.json": _json(node.view.peers()),
         "bans.json": _json(bans),
         "metrics.json": _json(services.metrics()),
         "metrics.txt": exposition(),
@@ -79,7 +80,7 @@ def gather(services: Services, bans: list[BanRecord], exposition: Callable[[], b
 
 
 def pack(files: Mapping[str, bytes], folder: str) -> bytes:
-    """A zip file with one folder; takes tens of milliseconds."""
+    """A zip file with one folder. This takes tens of milliseconds."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():

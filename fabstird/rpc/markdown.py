@@ -1,4 +1,4 @@
-"""The OpenRPC document for people: half of docs/api.md, and what ``fabstird openrpc --markdown`` prints."""
+"""The OpenRPC document in Markdown: half of docs/api.md, and the output of ``fabstird openrpc --markdown``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from fabstir_client.errors import RpcError
-from fabstird.rpc import describe
+from fabstir_client.api.errors import RpcError
+from fabstird.rpc import field_docs as describe
 from fabstird.rpc.dispatch import Method
 from fabstird.rpc.openrpc import COMMON_ERRORS, document
 
@@ -15,19 +15,19 @@ Json = dict[str, Any]
 
 
 def render(methods: list[Method]) -> bytes:
-    whole = document(methods)
+    openrpc = document(methods)
     parts = [
         "## Methods",
-        _methods(whole["methods"]),
-        *(_method(method) for method in whole["methods"]),
+        _methods(openrpc["methods"]),
+        *(_method(method) for method in openrpc["methods"]),
         "## Notifications",
-        *(_notification(name, about) for name, about in whole["x-notifications"].items()),
+        *(_notification(name, about) for name, about in openrpc["x-notifications"].items()),
         "## Event types",
-        _events(whole["components"]["schemas"]),
+        _events(openrpc["components"]["schemas"]),
         "## Errors",
-        _errors(whole),
+        _errors(openrpc),
         "## Types",
-        *_types(whole["components"]["schemas"]),
+        *_types(openrpc["components"]["schemas"]),
     ]
     return ("\n\n".join(part for part in parts if part) + "\n").encode()
 
@@ -49,7 +49,7 @@ def _method(method: Json) -> str:
         f"### `{method['name']}`",
         method["summary"] + ". " + method.get("description", ""),
         _table(("parameter", "type", ""), params) if params else "No parameters.",
-        f"Result: {_type(method['result']['schema'])}." + (f" Errors of its own: {errors}." if errors else ""),
+        f"Result: {_type(method['result']['schema'])}." + (f" Errors: {errors}." if errors else ""),
         *(_exchange(method["name"], example) for example in method.get("examples", ())),
     ]
     return "\n\n".join(part.rstrip() for part in parts)
@@ -68,23 +68,25 @@ def _notification(name: str, about: Json) -> str:
 
 
 def _events(schemas: Json) -> str:
-    """One row a type; the fields of its data."""
+    """One row for each type, with the fields of its data."""
     rows = []
     for case in schemas["Event"]["oneOf"]:
         event = _named(schemas, case)
         data = _named(schemas, event["properties"]["data"])
+        required = data.get("required", [])
         fields = [
-            f"`{name}` {_type(about)}: {about.get('description', '')}" for name, about in data["properties"].items()
+            f"`{name}`{'' if name in required else '?'} {_type(about)}: {about.get('description', '')}"
+            for name, about in data["properties"].items()
         ]
         rows.append((f"`{event['title']}`", event["description"], "<br>".join(fields)))
     return _table(("type", "when", "data"), rows)
 
 
-def _errors(whole: Json) -> str:
+def _errors(openrpc: Json) -> str:
     classes = {error.code: error for error in RpcError.__subclasses__()}
     rows = []
-    for code, about in whole["components"]["errors"].items():
-        data = _named(whole["components"]["schemas"], about["data"])
+    for code, about in openrpc["components"]["errors"].items():
+        data = _named(openrpc["components"]["schemas"], about["data"])
         fields = [
             f"`{name}`{'' if name in data['required'] else '?'} {_type(field)}: {field['description']}"
             for name, field in data["properties"].items()
@@ -135,7 +137,7 @@ def _type(schema: Json) -> str:
 
 
 def _param(schema: Json) -> str:
-    """Every parameter that may be left out may be null as well, which says the same."""
+    """The type of a parameter. Every optional one may also be null, which means the same."""
     return _type(schema).removesuffix(" or null")
 
 

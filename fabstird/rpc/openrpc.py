@@ -1,22 +1,23 @@
-"""The OpenRPC document, made from the method table: the answer of ``fabstird openrpc``, ``GET /openrpc.json`` and
-``rpc.discover`` (open-rpc.org, specification 1.3). Parameters, results, errors and events come from the vocabulary.
+"""The OpenRPC document, made from the method table: the output of ``fabstird openrpc``, and the answer of ``GET
+/openrpc.json`` and ``rpc.discover`` (open-rpc.org, specification 1.3). Parameters, results, errors and events come from
+the vocabulary.
 
-OpenRPC has no word for notifications: they stand under ``x-notifications``. An error's ``data`` refers to the schema of
-what an answer holds there. Objects may get further fields later, never lose one.
+OpenRPC has no notifications, so they are under ``x-notifications``. An error's ``data`` refers to the schema of its
+content. Objects may get further fields later, but never lose one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Annotated, Any
 
 import msgspec
 
-from fabstir_client import types_errors
-from fabstir_client.errors import (
+from fabstir_client.api import error_data as types_errors
+from fabstir_client.api.errors import (
     DeadlineExceeded,
     Forbidden,
     InternalError,
@@ -28,15 +29,16 @@ from fabstir_client.errors import (
     RpcError,
     TooLarge,
 )
-from fabstir_client.types import Lagged, NodeOverrides, Params, Record
-from fabstir_client.types_events import EVENT_DATA
+from fabstir_client.api.events import EVENT_DATA
+from fabstir_client.api.streams import NOTICES
+from fabstir_client.api.types import Lagged, NodeOverrides, Params, Record
 from fabstird import __version__, config
-from fabstird.rpc import describe
+from fabstird.rpc import field_docs as describe
 from fabstird.rpc.dispatch import Method
 
 Json = dict[str, Any]
 
-# Any call may end in these, whatever its method does.
+# Any call may fail with these, whatever its method does
 COMMON_ERRORS: tuple[type[RpcError], ...] = (
     InvalidParams,
     DeadlineExceeded,
@@ -45,7 +47,7 @@ COMMON_ERRORS: tuple[type[RpcError], ...] = (
     Forbidden,
     InternalError,
 )
-# These answer a text before it is known to be a call of any method.
+# Errors for a text before it is known to be a call
 EARLY_ERRORS: tuple[type[RpcError], ...] = (ParseError, InvalidRequest, MethodNotFound)
 
 _REF = "#/components/schemas/{name}"
@@ -53,7 +55,7 @@ Document = Annotated[Json, msgspec.Meta(description="An OpenRPC document, as htt
 
 
 class Heartbeat(Record, frozen=True):
-    """Nothing happened for a while; every event up to ``head`` that was asked for has been sent."""
+    """Nothing happened for a while. Every requested event up to ``head`` has been sent."""
 
     subscription: str
     head: int
@@ -63,16 +65,16 @@ class LaggedNotice(Lagged, frozen=True, kw_only=True):
     """Stands where entries are missing from a stream."""
 
     subscription: str
-    missed: int | None  # how many; null where they were another run's, of which nobody knows the number
-    resume: int  # number of the event that comes next
+    missed: int | None  # how many; null if they belong to another run, whose number is unknown
+    resume: int  # number of the next event
 
 
 def document(methods: list[Method]) -> Json:
-    """The document as plain values; `render` gives its bytes."""
+    """The document as plain values; `render` returns its bytes."""
     errors = sorted(RpcError.__subclasses__(), key=lambda error: -error.rpc_code)
     data = [types_errors.ERROR_DATA.get(error.code, types_errors.ErrorData) for error in errors]
-    shown = [NodeOverrides, config.Config, LaggedNotice, Heartbeat, *data, *EVENT_DATA.values()]
-    # Parameters are shown field by field; as schemas they would appear twice.
+    shown = [NodeOverrides, config.Config, LaggedNotice, Heartbeat, *NOTICES, *data, *EVENT_DATA.values()]
+    # Parameters are described one by one; as schemas they would appear twice
     inputs = [field.type for method in methods for field in msgspec.structs.fields(method.params)]
     given = [method.result for method in methods]
     schemas, components = msgspec.json.schema_components([*shown, *inputs, *given], ref_template=_REF)
@@ -95,8 +97,26 @@ def document(methods: list[Method]) -> Json:
 
 
 def render(methods: list[Method]) -> bytes:
-    """The same bytes wherever the document is asked for."""
+    """The document as bytes, the same wherever it is requested."""
     return msgspec.json.format(msgspec.json.encode(document(methods)), indent=2) + b"\n"
+
+
+class Told:
+    """The document as the daemon serves it. It is made once, at the first request, since that blocks the loop for a
+    tenth of a second."""
+
+    def __init__(self, methods: list[Method]) -> None:
+        self._methods = methods
+
+    @cached_property
+    def file(self) -> bytes:
+        """As from `render`."""
+        return render(self._methods)
+
+    @cached_property
+    def value(self) -> msgspec.Raw:
+        """As JSON on one line."""
+        return msgspec.Raw(msgspec.json.format(self.file, indent=-1))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -141,7 +161,7 @@ def _error(error: type[RpcError]) -> Json:
 
 @cache
 def examples() -> Json:
-    """By method, parameters and result as they went over the wire; under "notifications", one of each kind."""
+    """By method, parameters and result as sent over the wire; under "notifications", one of each kind."""
     text = files("fabstird.rpc").joinpath("examples.json").read_text()
     recorded: Json = json.loads(text)
     return recorded
@@ -161,10 +181,10 @@ def _example(method: Method) -> Json:
 
 
 def _describe(components: Json) -> None:
-    """Say what each field means, and that ``data`` of an error holds the code that it is for."""
+    """Describe each field, and which code the ``data`` of an error is for."""
     records = {cls.__name__: cls for cls in _descendants(msgspec.Struct)}
     for name, schema in components.items():
-        if name not in records:  # sections of the configuration: config.example.toml describes each key
+        if name not in records:  # sections of the configuration, whose keys config.example.toml describes
             schema.pop("description", None)
             schema["required"] = list(schema["properties"])
             for field in schema["properties"].values():
@@ -177,22 +197,22 @@ def _describe(components: Json) -> None:
         for field, about in schema["properties"].items():
             if described[field]:
                 about["description"] = described[field]
-            if about.get("default", ...) is None and issubclass(cls, Record):  # it is left out then, and never null
+            if about.get("default", ...) is None and issubclass(cls, Record):  # such a field is omitted, never null
                 del about["default"]
                 about |= about.pop("anyOf", [{}])[0]
 
 
 def _descendants(cls: type) -> Iterable[type]:
-    """Of the vocabulary: no other library's structs are described here."""
+    """Classes of the vocabulary only; other libraries' structs are not described."""
     children: list[type] = cls.__subclasses__()
     for child in children:
-        if child.__module__.startswith(("fabstir_client.types", "fabstird.rpc")):
+        if child.__module__.startswith(("fabstir_client.api.", "fabstird.rpc")):
             yield child
         yield from _descendants(child)
 
 
 def _events() -> Json:
-    """The closed union of events: one schema for each type, and the one of which each is a case."""
+    """The closed union of events: a schema for each type, and the schema that combines them."""
     cases: Json = {}
     for name, data in EVENT_DATA.items():
         cases[f"{data.__name__}Event"] = {
@@ -215,11 +235,12 @@ def _events() -> Json:
 
 
 def _notifications() -> Json:
-    """What is sent on a connection without being an answer: the method, and its ``params``."""
+    """Messages on a connection that are not answers: the method, and its ``params``."""
     about = {
         "event": ("An entry of the event log", "Event"),
         "lagged": (describe.text(LaggedNotice), "LaggedNotice"),
         "heartbeat": (describe.text(Heartbeat), "Heartbeat"),
+        **{notice.METHOD: (describe.text(notice), notice.__name__) for notice in NOTICES},
     }
     return {
         name: {

@@ -1,14 +1,13 @@
-"""Tokens for HTTP and WebSocket: the one in ``api.token``, and those that an administrator hands out.
+"""Tokens for HTTP and WebSocket: the one in ``api.token``, and those that administrators create.
 
-Of the latter ``tokens.json`` holds a hash only. A token has 256 random bits, so one round of SHA-256 is enough: there
-is nothing to guess that a slower hash would protect.
+Of created tokens ``tokens.json`` holds only a hash. A token has 256 random bits, so one round of SHA-256 is enough:
+nothing can be guessed that a slower hash would protect.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 import secrets
 import time
@@ -20,16 +19,19 @@ from typing import TypeVar
 import msgspec
 import trio
 
-from fabstir_client.errors import InvalidParams, InvalidState, LimitExceeded
-from fabstir_client.types_access import Access, TokenCreated, TokenRecord
+from fabstir_client.api.access import Access, TokenCreated, TokenRecord
+from fabstir_client.api.errors import InvalidParams, InvalidState, LimitExceeded
 from fabstird.datadir import write_whole
-from fabstird.log import get_logger
+from fabstird.log.logger import get_logger
 from fabstird.rpc.access import Grant
+from fabstird.rpc.scope import Scope
+from fabstird.stored import VERSION, Stored, decode, encode, load
+from fabstird.threads import on_disk
 
 log = get_logger("tokens")
 
 FILE = "tokens.json"
-PREFIX = "fabstir_"  # what a leaked one is found by
+PREFIX = "fabstir_"  # makes leaked tokens easy to find
 API_TOKEN = "api.token"  # its name in the audit
 T = TypeVar("T", bound=TokenRecord)
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -42,10 +44,11 @@ class _Stored(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", f
     created: int
     methods: list[str] | None = None
     expires: int | None = None
+    protocols: list[str] | None = None
+    peers: list[str] | None = None
 
 
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    version: int
+class _File(Stored, forbid_unknown_fields=True):
     tokens: list[_Stored]
 
 
@@ -58,16 +61,14 @@ class _Token:
 
 
 class Tokens:
-    """``api_token`` is the daemon's own, which grants everything. ``limit`` gives how many others there may be.
-    ``clock`` gives seconds of the wall clock."""
+    """The tokens. ``api_token`` is the daemon's own, which grants everything. ``limit`` is how many others there may
+    be; a reload changes it. ``clock`` returns seconds of the wall clock."""
 
-    def __init__(
-        self, path: Path, api_token: str, limit: Callable[[], int], *, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, path: Path, api_token: str, limit: int, *, clock: Callable[[], float] = time.time) -> None:
         self.path = path
         self._own = _digest(api_token.encode())
         self._own_grant = Grant("admin", API_TOKEN, token=API_TOKEN)
-        self._limit = limit
+        self.limit = limit
         self._clock = clock
         self._tokens: dict[str, _Token] = {}
         self._writing = trio.Lock()
@@ -76,37 +77,21 @@ class Tokens:
         return len(self._tokens)
 
     def load(self) -> None:
-        """Read the file; a damaged one is set aside with a warning, and its tokens are good no more."""
-        try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            log.warning("tokens cannot be read; only api.token is good", file=str(self.path), error=error.strerror)
-            return
-        try:
-            stored = msgspec.json.decode(content, type=_File)
-            if stored.version != 1:
-                raise msgspec.ValidationError(f"version {stored.version} is not known to this daemon")
-            tokens = {one.name: self._token(one) for one in stored.tokens}
-        except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-            self._set_aside(error)
-        else:
+        """Read the file. A damaged one is set aside with a warning, and its tokens are no longer valid."""
+        tokens = load(
+            self.path,
+            lambda content: {one.name: self._token(one) for one in decode(content, _File).tokens},
+            log,
+            unreadable="tokens cannot be read; only api.token is good",
+            damaged="tokens are damaged; only api.token is good, make the others anew",
+            clock=self._clock,
+        )
+        if tokens is not None:
             self._tokens = tokens
 
-    def _set_aside(self, error: Exception) -> None:
-        aside = self.path.with_name(f"{self.path.name}.damaged-{int(self._clock() * 1000)}")
-        words = "tokens are damaged; only api.token is good, make the others anew"
-        try:
-            os.replace(self.path, aside)
-        except OSError as failure:
-            log.warning(words, error=str(error), kept=failure.strerror)
-        else:
-            log.warning(words, set_aside=str(aside), error=str(error))
-
     def find(self, given: bytes) -> Grant | None:
-        """What the token grants, which may have ended; None where there is no such token. Takes as long whichever it
-        is, and however much of it is right."""
+        """What a token grants, which may have ended; None for an unknown token. It takes the same time for any token,
+        however much of it is right."""
         digest = _digest(given)
         found = self._own_grant if hmac.compare_digest(digest, self._own) else None
         for token in self._tokens.values():
@@ -119,9 +104,16 @@ class Tokens:
         return [_told(TokenRecord, token) for token in self._tokens.values()]
 
     async def create(
-        self, name: str, access: Access, methods: list[str] | None, expires_in: int | None
+        self,
+        name: str,
+        access: Access,
+        methods: list[str] | None,
+        expires_in: int | None,
+        protocols: list[str] | None = None,
+        peers: list[str] | None = None,
     ) -> TokenCreated:
-        """A new token, in the file before it is told. Raises `InvalidParams`, `InvalidState` or `LimitExceeded`."""
+        """Create a token, and save it before it is returned. ``peers`` are normalised ids. Raises `InvalidParams`,
+        `InvalidState`, `LimitExceeded`."""
         if not NAME.fullmatch(name):
             raise InvalidParams(
                 "Invalid params: name: must be 1 to 64 letters, digits and . _ -", param="name"
@@ -133,7 +125,7 @@ class Tokens:
             text = PREFIX + secrets.token_urlsafe(32)
             now = int(self._clock() * 1000)
             expires = None if expires_in is None else now + expires_in
-            stored = _Stored(name, _digest(text.encode()).hex(), access, now, methods, expires)
+            stored = _Stored(name, _digest(text.encode()).hex(), access, now, methods, expires, protocols, peers)
             token = self._token(stored)
             try:
                 await self._write({**kept, name: token})
@@ -143,8 +135,8 @@ class Tokens:
             return _told(TokenCreated, token, token=text)
 
     async def revoke(self, name: str) -> bool:
-        """End a token, at once, on open connections too; whether there was one. Raises `InvalidState` where that will
-        not survive a restart."""
+        """Revoke a token at once, on open connections too; whether there was one. Raises `InvalidState` where that
+        cannot be saved."""
         token = self._tokens.pop(name, None)
         if token is None:
             return False
@@ -160,8 +152,8 @@ class Tokens:
         return True
 
     def _with_room(self) -> dict[str, _Token]:
-        """The tokens that are kept when another comes: expired ones make room."""
-        limit, kept = self._limit(), dict(self._tokens)
+        """The tokens that are kept when another is added: expired ones make room."""
+        limit, kept = self.limit, dict(self._tokens)
         for name in [name for name, token in kept.items() if token.grant.ended() is not None]:
             if len(kept) >= limit:
                 del kept[name]
@@ -175,22 +167,24 @@ class Tokens:
         return kept
 
     async def _write(self, tokens: dict[str, _Token]) -> None:
-        content = msgspec.json.format(
-            msgspec.json.encode(_File(1, [token.stored for token in tokens.values()])), indent=1
-        )
-        await trio.to_thread.run_sync(write_whole, self.path, content + b"\n")
+        content = encode(_File(VERSION, [token.stored for token in tokens.values()]))
+        await on_disk(write_whole, self.path, content)
 
     def _token(self, stored: _Stored) -> _Token:
-        """Raises ValueError where the hash is none."""
+        """A token from the file. Raises ValueError where its hash is malformed."""
         digest = bytes.fromhex(stored.hash)
         if len(digest) != hashlib.sha256().digest_size:
-            raise ValueError(f'the hash of the token "{stored.name}" is not one')
+            raise ValueError(f'the token "{stored.name}" has no valid hash')
         grant = Grant(
             stored.access,
             f'the token "{stored.name}"',
             cure="fabstir token create NAME --access {needed} makes one that does",
             token=stored.name,
             methods=None if stored.methods is None else frozenset(stored.methods),
+            scope=Scope(
+                None if stored.protocols is None else tuple(stored.protocols),
+                None if stored.peers is None else frozenset(stored.peers),
+            ),
             expires=stored.expires,
             clock=self._clock,
         )
@@ -203,6 +197,8 @@ def _told(kind: type[T], one: _Token, /, **more: str) -> T:
         name=stored.name,
         access=stored.access,
         methods=stored.methods,
+        protocols=stored.protocols,
+        peers=stored.peers,
         created=stored.created,
         expires=stored.expires,
         expired=one.grant.ended() is not None,

@@ -11,13 +11,13 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from tests.functional.running import Connection, Json, daemon, ipc, ws
+from tests.harness import Connection, Json, Process, daemon, ipc, ws
 
 FILE = Path(__file__).parents[2] / "fabstird" / "rpc" / "examples.json"
 OWN = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
@@ -26,7 +26,11 @@ BOTH = {"node.enable_dht": True, "dht.mode": "server", "api.bridge": True}
 SETTINGS = {**BOTH, "events.heartbeat": 50, "events.history": 2, "node.auto_start": False}
 DRAWN = {
     "requestId": "861451cc706b52f3",
+    "streamId": "9b1c40d7e2a85f36",
+    "tunnelId": "4c2f70a9d1b3e586",
+    "listen": "127.0.0.1:40022",
     "queryId": "5d0c2f6e",
+    "code": "mZ4tq1w9Yl3vXhB7sK0dRc6nUaPjEoTg",
     "token": "fabstir_8fJm2kq0XyTnB1zR4vWcE7sLhUoPaGdQ5iYtN6xKbMw",
 }
 LONG = ("content",)  # cut here, where an example is to be read
@@ -39,8 +43,11 @@ class Session:
 
     own: Connection
     other: Connection
+    running: Process
+    another: Process
     peer_id: str = ""
     address: str = ""
+    told: Json = field(default_factory=dict)  # notifications to one caller, by method
 
     async def call(self, method: str, **params: Any) -> tuple[str, Json, Any]:
         return method, params, await self.own.call(method, params)
@@ -55,7 +62,7 @@ async def session() -> AsyncIterator[Session]:
         ipc(another) as other,
         ws(another),  # a bridge client, to which messages go
     ):
-        found = Session(own, other)
+        found = Session(own, other, running, another)
         status = await other.call("start")
         found.peer_id, found.address = status["peerId"], status["listenAddresses"][0]
         yield found
@@ -66,11 +73,12 @@ async def calls(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     call, peer_id, address = at.call, at.peer_id, at.address
     yield await call("start", config={"listenAddresses": ["/ip4/127.0.0.1/tcp/0"], "dialTimeout": 5000})
     yield await call("connect", address=address, timeout=5000)
-    with trio.fail_after(20):
-        while "agentVersion" not in (await at.own.call("peers"))[0]:
-            pass  # until identify has finished
+    with trio.fail_after(60):
+        while not {"agentVersion", "latency"} <= (await at.own.call("peers"))[0].keys():
+            pass  # until identify has finished, and a round trip is measured
     status = await at.own.call("status")
     yield await call("status")
+    yield await call("wait", state="started", peers=1, peerId=peer_id, timeout=5000)
     yield await call("ping", peerId=peer_id)
     yield await call("peers")
     yield await call("addresses")
@@ -82,6 +90,10 @@ async def calls(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     yield subscribed
     yield await call("unsubscribe", subscription=subscribed[2]["subscription"])
     async for one in messages(at):
+        yield one
+    async for one in streams(at):
+        yield one
+    async for one in tunnels(at):
         yield one
     async for one in finding(at):
         yield one
@@ -107,36 +119,67 @@ async def messages(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     call, other = at.call, at.other
     protocol, data = "/fabstir/job/1.0.0", base64.b64encode(b'{"JobClaim":{"job_id":7}}').decode()
     about = {"protocol": protocol, "framing": "u32be"}
-    await other.call("subscribe", {"types": ["stream:request"]})
     await other.call("protocol.handle", about)
     answer = base64.b64encode(b'{"JobClaimAck":{"job_id":7,"accepted":true}}').decode()
     async with trio.open_nursery() as nursery:
 
         async def respond() -> None:
-            asked = (await other.notification("event"))["params"]["data"]
+            asked = (await other.notification("protocol.request"))["params"]
             await other.call("protocol.respond", {"requestId": asked["requestId"], "data": answer})
 
         nursery.start_soon(respond)
         result = await call("request", peerId=at.peer_id, data=data, **about)
     yield result
     yield await call("protocol.handle", **about, deadline=30000)
-    head = (await at.own.call("status"))["head"]
     own_id = (await at.own.call("status"))["peerId"]
     await other.send(
         {"jsonrpc": "2.0", "id": "r", "method": "request", "params": {"peerId": own_id, "data": data, **about}}
     )
-    told = await at.own.call("events", {"after": head, "types": ["stream:request"], "timeout": 10000})
-    request_id = told["events"][0]["data"]["requestId"]
+    at.told["protocol.request"] = (await at.own.notification("protocol.request"))["params"]
+    request_id = at.told["protocol.request"]["requestId"]
     yield await call("protocol.read", requestId=request_id)
     yield await call("protocol.respond", requestId=request_id, data=answer)
+    at.told["protocol.ended"] = (await at.own.notification("protocol.ended"))["params"]
     yield await call("protocol.unhandle", protocol=protocol)
+
+
+async def streams(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """One each way."""
+    about = {"protocol": "/fabstir/tokens/1.0.0"}
+    await at.other.call("protocol.handle", {**about, "mode": "stream"})
+    async with ipc(at.running) as fresh:
+        params = {"peerId": at.peer_id, "protocol": ["/fabstir/tokens/2.0.0", about["protocol"]], "timeout": 5000}
+        yield "stream.open", params, await fresh.call("stream.open", params)
+    await at.own.call("protocol.handle", {**about, "mode": "stream"})
+    own_id = (await at.own.call("status"))["peerId"]
+    async with ipc(at.another) as opening, ipc(at.running) as fresh:
+        await opening.call("stream.open", {"peerId": own_id, **about})
+        at.told["stream.incoming"] = (await at.own.notification("stream.incoming"))["params"]
+        stream_id = at.told["stream.incoming"]["streamId"]
+        yield "stream.accept", {"streamId": stream_id}, await fresh.call("stream.accept", {"streamId": stream_id})
+        yield await at.call("stream.list")
+        yield await at.call("stream.reset", streamId=stream_id)
+        at.told["stream.closed"] = (await at.own.notification("stream.closed"))["params"]
+    await at.own.call("protocol.unhandle", about)
+
+
+async def tunnels(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
+    """One of each kind."""
+    ssh = "/ssh/1.0.0"
+    yield await at.call("tunnel.listen", protocol=ssh, target="127.0.0.1:22", peers=[at.peer_id], keep=True)
+    made = await at.call("tunnel.forward", peerId=at.peer_id, protocol=ssh, listen="127.0.0.1:0")
+    yield made
+    yield await at.call("tunnel.list")
+    for one in (await at.own.call("tunnel.list"))[::-1]:
+        closed = await at.call("tunnel.close", tunnelId=one["tunnelId"])
+    yield closed
 
 
 async def finding(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     """In the DHT, of which the other daemon is the rest."""
     call, other = at.call, at.other
     model, value = "llama-3", base64.b64encode(b"fair").decode()
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         while not (await at.own.call("dht.status"))["peers"]:
             pass  # until it is in the routing table
     await other.call("dht.provide", {"key": "weather"})
@@ -144,6 +187,7 @@ async def finding(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
         "fabstir.announce", {"capabilities": [model], "metadata": {"reputation": 90, "pricePerToken": "2000"}}
     )
     yield await call("dht.status")
+    yield await call("dht.routing")
     yield await call("dht.find_peer", peerId=at.peer_id)
     yield await call("dht.find_providers", key="weather", count=5)
     yield await call("dht.provide", key="weather")
@@ -168,6 +212,9 @@ async def administration(at: Session) -> AsyncIterator[tuple[str, Json, Any]]:
     yield await call("log.level", logger="p2p", level="debug")
     yield await call("debug.tasks")
     yield await call("debug.dump")
+    yield await call("log.tail", level="warning", limit=1)
+    yield await call("dials")
+    yield await call("ui.code", access="write")
 
 
 async def record() -> Json:
@@ -180,7 +227,7 @@ async def record() -> Json:
                 if method == "subscribe":
                     heard = {kind: await at.own.notification(kind) for kind in ("lagged", "event", "heartbeat")}
         own = methods["status"]["result"]["peerId"]
-        whole = {"methods": methods, "notifications": {kind: one["params"] for kind, one in heard.items()}}
+        whole = {"methods": methods, "notifications": {kind: one["params"] for kind, one in heard.items()} | at.told}
         text = json.dumps(whole).replace(own, OWN).replace(at.peer_id, PEER)
         text = text.replace(methods["status"]["result"]["epoch"], "5c1f0b3e9a7d2460")
     same: Json = _settled(json.loads(text))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from fabstir_client.types import NoParams, Params
+from fabstir_client.api.types import NoParams, Params
 from fabstird.cli import main
-from fabstird.rpc import methods
 from fabstird.rpc.dispatch import Call, Method
+from fabstird.rpc.methods import table as methods
 
 
 class Subtract(Params, frozen=True):

@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, Phase, given
 from hypothesis import strategies as st
 
 from tests.faults.chance import seed
-from tests.functional.running import Ipc, Process, ipc, process
-from tests.support.schema import Json, document
+from tests.harness import Ipc, Process, ipc, process
+from tests.harness.schema import Json, document
 
 SECONDS = float(os.environ.get("FABSTIR_FUZZ_SECONDS") or 5)
+ANSWER = 60.0  # seconds for any call
 ROUND = 200  # calls drawn at a time
 PEER = "12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu"
 # It would end the daemon, or go on for too long: `connect` and `request` dial what they are given
@@ -76,7 +77,13 @@ def values(param: Json) -> st.SearchStrategy[Any]:
     """What fits the parameter's schema, what is likely to be meant, and now and then anything."""
     fitting = from_schema(param["schema"])
     likely = st.sampled_from(LIKELY[param["name"]]) if param["name"] in LIKELY else fitting
-    return st.one_of(fitting, likely, likely, ANY_JSON)
+    drawn: st.SearchStrategy[Any] = st.one_of(fitting, likely, likely, ANY_JSON)
+    return drawn.map(soon) if param["name"] == "timeout" else drawn
+
+
+def soon(timeout: Any) -> Any:
+    """A time that the daemon would really wait is a short one here."""
+    return 50 if isinstance(timeout, int | float) and 200 < timeout < 2**53 else timeout
 
 
 @st.composite
@@ -111,7 +118,8 @@ def fuzzed() -> Iterator[Process]:
 
 
 async def ask(connection: Ipc, request: Json) -> None:
-    answer = await connection.answer(request["method"], request.get("params"))
+    with trio.fail_after(ANSWER):
+        answer = await connection.answer(request["method"], request.get("params"))
     assert answer.get("error", {}).get("code") != -32603, f"{json.dumps(request)}: {answer}"
     connection.notifications.clear()
 

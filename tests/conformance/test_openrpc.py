@@ -15,7 +15,7 @@ from referencing.jsonschema import DRAFT7
 
 from tests.conformance.examples import FILE, NOT_CALLED, record
 from tests.conftest import leave_out
-from tests.support.schema import document, hold_message, hold_result
+from tests.harness.schema import document, hold_message, hold_result
 
 HERE = Path(__file__).parent
 JSON_SCHEMA = "https://meta.json-schema.tools"  # what OpenRPC's meta-schema refers to for what a schema is

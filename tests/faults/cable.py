@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -110,6 +112,27 @@ def behind_a_nat(count: int) -> Iterator[tuple[Machine, list[Machine]]]:
         subprocess.run([*router.run, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"], check=True)
         subprocess.run([*router.run, "nft", "-f", "-"], input=NAT.encode(), check=True)
         yield inside, outside
+
+
+@contextmanager
+def entered(machine: Machine) -> Iterator[None]:
+    """Sockets that this thread makes meanwhile are the machine's, and stay so. Needs root."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    other = os.open(f"/proc/{machine.pid}/ns/net", os.O_RDONLY)
+    try:
+        _set_namespace(other)
+        try:
+            yield
+        finally:
+            _set_namespace(own)
+    finally:
+        os.close(own)
+        os.close(other)
+
+
+def _set_namespace(descriptor: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(descriptor, 0):  # `os.setns` is there from Python 3.12 on
+        raise OSError(ctypes.get_errno(), "cannot enter the network namespace")
 
 
 @contextmanager

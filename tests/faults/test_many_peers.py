@@ -7,8 +7,10 @@ import signal
 import pytest
 import trio
 
-from tests.interop.daemon import STOP_TIMEOUT, Daemon, Json, fabstird
+from tests.harness import Daemon, Json, fabstird
 from tests.support.minipeer import Connection, MiniPeer, mini_peers
+
+pytestmark = pytest.mark.alone  # a stop is timed
 
 PEERS = 300
 STOP = 5.0  # seconds
@@ -31,7 +33,7 @@ async def connected(daemon: Daemon, peers: list[MiniPeer]) -> list[Connection]:
     async with trio.open_nursery() as nursery:
         for peer in peers:
             nursery.start_soon(dial, peer)
-    await daemon.wait_event("peer:identify", count=len(peers), timeout=60)
+    await daemon.wait_event("peer:identify", count=len(peers), timeout=120)
     return links
 
 
@@ -69,7 +71,7 @@ async def test_a_stop_with_three_hundred_peers_takes_seconds_and_tells_of_each()
         # and it is as good as new
         await daemon.call("start")
         daemon.status = await daemon.call("status")
-        assert await (await peers[0].dial(daemon.address("tcp"))).ping() < 5
+        assert await (await peers[0].dial(daemon.address("tcp"))).ping() < 20
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "shutdown"])
@@ -81,11 +83,12 @@ async def test_the_daemon_ends_with_three_hundred_peers(how: str) -> None:
             daemon.process.send_signal(signal.SIGTERM)
         else:
             await daemon.call("shutdown")
-        with trio.move_on_after(STOP_TIMEOUT):
+        with trio.move_on_after(STOP):
             await daemon.process.wait()
         print(f"ended after {trio.current_time() - began:.2f} s")
         assert daemon.process.returncode == 0
         await all_closed(links)
+        await daemon.wait_event("p2p:stopped")
         assert_complete(daemon, peers, "shutdown")
 
 

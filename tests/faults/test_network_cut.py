@@ -8,11 +8,11 @@ import pytest
 import trio
 
 from tests.faults.cable import Cable, cable
-from tests.interop.daemon import Json, fabstird
+from tests.harness import Json, fabstird
 
 INTERVAL, TIMEOUT = 1.0, 2.0  # seconds
 LIVENESS = {"connections.ping_interval": int(INTERVAL * 1000), "connections.ping_timeout": int(TIMEOUT * 1000)}
-BOUND = INTERVAL + TIMEOUT + 3  # and what a busy machine may take longer
+BOUND = INTERVAL + TIMEOUT + 20  # and what a busy machine may take longer
 NODE: Json = {"max_retries": 1, "retry_delay": 100, "keepalive_interval": 300, "dial_timeout": 1000}
 
 
@@ -58,7 +58,7 @@ async def test_a_cut_is_noticed_on_both_sides_and_mended(
                 assert (await one.call("ping", peerId=other.peer_id))["rtt"] > 0
                 assert len(await other.call("peers")) == 1
                 for daemon in (one, other):
-                    assert daemon.warnings() == []
+                    assert daemon.warnings(dead=address) == []
 
 
 @pytest.mark.usefixtures("root")

@@ -16,13 +16,12 @@ from typing import Any
 import pytest
 import trio
 
-from fabstir_client.errors import InvalidState, ListenFailed
-from tests.interop.daemon import Daemon, Json, command, environment, fabstird
+from fabstir_client.api.errors import InvalidState, ListenFailed
+from tests.harness import STOP_TIMEOUT, Daemon, Json, command, environment, fabstird, until
 from tests.support.minipeer import mini_peer
 from tests.support.ports import taken_port
-from tests.support.waiting import until
 
-MISCONFIGURED, IN_USE, CANNOT_BIND = 2, 3, 4  # exit statuses, CONTRACT, section 1
+MISCONFIGURED, IN_USE, CANNOT_BIND = 2, 3, 4  # exit statuses
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
 # Root may write where nobody may, but for this; everybody else needs nothing
 BOUND_BY_RIGHTS = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override") if os.geteuid() == 0 else ()
@@ -30,7 +29,7 @@ BOUND_BY_RIGHTS = ("setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_o
 
 async def end_of(data_dir: Path, settings: Json | None = None, **options: Any) -> tuple[int, str]:
     """The exit status of a daemon that cannot start, and the one line that it says."""
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         ended = await trio.run_process(
             command(data_dir, settings, **options), capture_stderr=True, check=False, env=environment()
         )
@@ -39,6 +38,7 @@ async def end_of(data_dir: Path, settings: Json | None = None, **options: Any) -
     assert len(told) == 1, text
     assert "Traceback" not in text
     for line in set(text.splitlines()) - set(told):
+        assert line.startswith("{"), text
         assert json.loads(line)["level"] in ("debug", "info"), text
     return ended.returncode, told[0]
 
@@ -89,6 +89,7 @@ async def test_a_taken_listen_port_fails_the_node_and_not_the_daemon() -> None:
             status = await daemon.call("status")
             assert status["state"] == "failed"
             assert status["error"] == f"cannot listen on {address}: address already in use"
+            await until(daemon.warnings)  # the log is written by a thread of its own
             told = [entry for entry in daemon.said if entry["level"] not in ("debug", "info")]
             assert len(told) == 1, told
             assert address in json.dumps(told[0])
@@ -101,7 +102,7 @@ async def test_a_taken_listen_port_fails_the_node_and_not_the_daemon() -> None:
 
 
 async def until_failed(daemon: Daemon) -> None:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while (await daemon.call("status"))["state"] != "failed":
             pass  # a call takes its time
 
@@ -260,7 +261,7 @@ async def test_a_stop_with_the_disk_full_is_a_stop(small_disk: Path) -> None:
         await daemon.call("connect", address=await peer.listen())
         with full(small_disk):
             daemon.process.terminate()
-            with trio.fail_after(5):
+            with trio.fail_after(STOP_TIMEOUT):
                 assert await daemon.process.wait() == 0
             assert not (data_dir / "api.sock").exists()
             assert not (data_dir / "api.json").exists()

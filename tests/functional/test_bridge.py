@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 import trio
 
-from tests.functional.running import ANSWER, Connection, Process, daemon, ipc, post, ws
+from tests.harness import ANSWER, Connection, Process, daemon, ipc, post, ws
 from tests.support.minipeer import mini_peer
+from tests.support.yamux import StreamReset
 
 ON = {"api.bridge": True}
+BRIDGE = "/fabstird/message/1.0.0"
+BUSY = 0x1002  # libp2p's error code for a limit
 MESSAGE = {"type": "job", "payload": {"model": "llama", "text": "grüße"}}
 
 
@@ -127,6 +130,30 @@ async def test_a_message_that_reaches_nobody_is_an_error() -> None:
         assert await ask(client, "sendMessage", {**params, "peerId": stranger}) == "PEER_NOT_FOUND"
         large = {**params, "message": {"type": "x", "payload": "x" * (1024 * 1024 - 200)}}
         assert await ask(client, "sendMessage", large) == "INVALID_STATE"  # it fits, and nobody is there
+
+
+async def test_messages_of_one_peer_are_bounded_and_count_as_those_of_users_do() -> None:
+    async with mini_peer() as peer, daemon(ON) as running, ipc(running) as owner:
+        await running.started()
+        link = await peer.dial((await owner.call("status"))["listenAddresses"][0])
+        streams = [await link.open_stream(BRIDGE) for _ in range(8)]
+        for stream in streams:
+            await stream.send_all(b"\0")  # of a length: it is being read
+
+        async def under_way(count: int) -> None:
+            with trio.fail_after(ANSWER):
+                while (await owner.call("metrics"))["bounds"]["waitingRequests"] != {"current": count, "limit": 64}:
+                    pass
+
+        await under_way(8)
+        with pytest.raises(StreamReset) as caught:
+            await link.open_stream(BRIDGE)
+        assert caught.value.code == BUSY
+        await streams[0].send_all(b"\0\0\2{}")
+        answer = await streams[0].receive_exactly(int.from_bytes(await streams[0].receive_exactly(4), "big"))
+        assert json.loads(answer) == {"delivered": 0}
+        await under_way(7)
+        await (await link.open_stream(BRIDGE)).reset()  # there is room again
 
 
 async def test_a_message_outlives_a_restart_of_the_node() -> None:

@@ -15,20 +15,20 @@ import trio
 
 from fabstird.config import ApiConfig
 from fabstird.identity import load_or_make
-from tests.functional.running import START, daemon, fetch, ipc, ws
+from tests.harness import START_TIMEOUT, daemon, fetch, ipc, ws
 
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 STUCK = """
 import os, signal, sys, time
 from fabstird.signals import Signals
 signals = Signals()
-from fabstird import log
+from fabstird.log import logger as log
 log.configure("info", "json")
 import trio
 from fabstird import daemon
 
 async def hang():
-    signals.attach(lambda: None, lambda: None, daemon._log_tasks, daemon._log_threads)
+    signals.attach(lambda: None, lambda: None, daemon._log_tasks, daemon._log_threads, lambda: None)
     print("hanging", flush=True)
     a_call_that_never_ends()
 
@@ -130,7 +130,7 @@ async def test_what_hangs_is_seen_without_the_api() -> None:
                 calls = sum("await self._more.wait()" in line for line in tree)
                 return calls, any("api/session.py" in line and "await self._slots.acquire()" in line for line in tree)
 
-            with trio.fail_after(START):
+            with trio.fail_after(START_TIMEOUT):
                 while seen(await told()) != (MAX_CALLS, True):
                     pass  # asked again: each answer is a line of the log that has to come first
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from fabstir_client.errors import (
+from fabstir_client.api.errors import (
     FeatureDisabled,
     InvalidParams,
     InvalidState,
@@ -16,8 +18,8 @@ from fabstir_client.errors import (
     PeerNotFound,
     TooLarge,
 )
-from tests.interop.daemon import Daemon, fabstird
-from tests.support.waiting import asked_until
+from tests.harness import Daemon, asked_until, fabstird, fetch, ipc
+from tests.harness import daemon as http_daemon
 
 KAD = "/ipfs/kad/1.0.0"
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
@@ -109,6 +111,48 @@ async def test_a_value_is_found_its_owners_word_before_all_others() -> None:
         assert (found["value"], found["byOwner"]) == (b64(b"{}"), True)
         missing = await c.call("dht.get_value", key="nothing")
         assert (missing["found"], missing["complete"], "value" in missing) == (False, True, False)
+
+
+async def test_the_routing_table_is_told_bucket_by_bucket() -> None:
+    async with network() as (a, b, c):
+        await know(a, 2)
+        told = await a.call("dht.routing")
+        peers = [peer for bucket in told["buckets"] for peer in bucket["peers"]]
+        assert (told["peers"], {peer["peerId"] for peer in peers}) == (2, {b.peer_id, c.peer_id})
+        shared = [bucket["sharedBits"] for bucket in told["buckets"]]
+        assert shared == sorted(set(shared)), "the farthest first"
+        assert not any(peer["suspect"] for peer in peers)
+        assert {peer["peerId"]: peer["connected"] for peer in peers}[b.peer_id]
+        assert all(abs(peer["heard"] - time.time() * 1000) < 600_000 for peer in peers)
+
+
+async def test_what_the_dht_does_is_counted_and_its_failed_dials_are_not_the_users() -> None:
+    async with fabstird(enable_dht=True) as b:
+        bootstrap = [b.address("tcp")]
+        settings = {"node.enable_dht": True, "node.bootstrap_nodes": bootstrap}
+        async with fabstird(enable_dht=True, bootstrap_nodes=bootstrap) as c, http_daemon(settings) as a, ipc(a) as api:
+            await api.call("start")
+            await asked_until(lambda: api.call("status"), lambda status: status["state"] == "started")
+            await asked_until(lambda: api.call("dht.status"), lambda status: status["peers"] >= 2)
+            await know(c, 2)
+            await c.call("dht.provide", key="of c")
+            await c.call("stop")
+            await asked_until(lambda: api.call("peers"), lambda peers: len(peers) == 1)
+            await api.call("dht.provide", {"key": "weather"})
+            metrics = await api.call("metrics")
+            text = (await fetch(a, "GET", "/metrics")).body.decode()
+    samples = {
+        (one.name, *one.labels.values()): one.value
+        for found in text_string_to_metric_families(text)
+        for one in found.samples
+    }
+    assert samples["fabstird_dht_lookups_total",] >= 1
+    assert samples["fabstird_dht_asked_total", "answered"] >= 1
+    assert samples["fabstird_dht_asked_total", "failed"] >= 1
+    assert samples["fabstird_dht_received_total", "FIND_NODE"] >= 1
+    assert samples["fabstird_dht_received_total", "malformed"] == 0
+    assert samples["fabstird_dht_dials_failed_total",] >= 1, "of the peer that is gone"
+    assert metrics["failedConnections"] == 0
 
 
 async def test_wrong_keys_and_values_say_what_is_wrong() -> None:

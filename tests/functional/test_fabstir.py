@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import trio
 
-from fabstir_client.errors import FeatureDisabled, InvalidParams, TooLarge
+from fabstir_client.api.errors import FeatureDisabled, InvalidParams, TooLarge
 from tests.functional.test_dht import know, network
-from tests.interop.daemon import environment, fabstird
-from tests.support.waiting import asked_until
+from tests.harness import asked_until, environment, fabstird
 
 MODEL = "llama-3-70b"
 PRICE = 10**30
@@ -73,7 +72,7 @@ async def test_what_is_announced_outlives_a_restart() -> None:
                 name = a.peer_id
                 assert len(alone["keys"]) == 2
                 kept = [(one["key"], one["provided"]) for one in (await a.call("dht.status"))["kept"]]
-                assert len(kept) == 3
+                assert len(kept) == 5  # of the model, of any model, and the metadata
             stored = json.loads((Path(folder) / "dht.json").read_bytes())
             for record in stored["records"]:
                 record["announced"] = 0  # twelve hours have passed
@@ -134,3 +133,35 @@ async def test_the_command_prints_a_table() -> None:
             assert "remembered" in text
             told = json.loads(await run(MODEL, "--refresh", "--json"))
             assert (told["cached"], len(told["nodes"])) == (False, 1)
+
+
+async def test_an_empty_answer_is_not_remembered() -> None:
+    """Seen: the first call of an app came before any peer, and was answered from memory for five minutes after."""
+    async with fabstird(enable_dht=True) as daemon:
+        for _ in range(2):
+            nobody = await daemon.call("fabstir.discover", model=MODEL, timeout=1000)
+            assert (nobody["nodes"], nobody["cached"]) == ([], False)
+        await daemon.call("fabstir.announce", capabilities=[MODEL])
+        found = await daemon.call("fabstir.discover", model=MODEL)
+        assert ([one["peerId"] for one in found["nodes"]], found["cached"]) == ([daemon.peer_id], False)
+        assert (await daemon.call("fabstir.discover", model=MODEL))["cached"]
+
+
+async def test_the_first_call_of_an_app_waits_for_the_first_peer() -> None:
+    """By default for half of its time; what it then finds is the answer. Any model is a model too."""
+    async with fabstird(settings={"dht.mode": "server"}, enable_dht=True) as host:
+        await host.call("fabstir.announce", capabilities=[MODEL], metadata={"models": [MODEL]})
+        async with fabstird(settings={"dht.discover_ttl": 0}, enable_dht=True) as app, trio.open_nursery() as nursery:
+
+            async def connect_later() -> None:
+                await trio.sleep(1)
+                await app.call("connect", address=host.address("tcp"))
+
+            nursery.start_soon(connect_later)
+            for model in (MODEL, "any", MODEL):
+                found = await app.call("fabstir.discover", model=model, timeout=20000)
+                assert [one["peerId"] for one in found["nodes"]] == [host.peer_id], model
+                assert not found["cached"]  # [dht] discover_ttl is 0
+        withdrawn = await host.call("fabstir.withdraw", capabilities=[MODEL])
+        assert withdrawn == {"capabilities": [MODEL], "metadata": True}
+        assert (await host.call("fabstir.discover", model="any", timeout=500))["nodes"] == []

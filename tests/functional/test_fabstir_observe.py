@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import stat
 import struct
 import subprocess
@@ -22,8 +23,8 @@ from typing import Any
 
 import pytest
 
-from tests.functional.daemons import RunningDaemon, running_daemon, stopped_daemon
 from tests.functional.test_fabstir_cli import ROOT, WITHIN, fabstir, result, start
+from tests.harness import RunningDaemon, running_daemon, stopped_daemon
 from tests.support.ports import refusing_port
 
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
@@ -38,7 +39,7 @@ def alice() -> Iterator[RunningDaemon]:
 
 
 class Terminal:
-    """What a person at a terminal of 100 columns sees."""
+    """What a person at a terminal of 100 columns sees, and the keys that it is given."""
 
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self.process = process
@@ -62,6 +63,10 @@ class Terminal:
         assert re.search(pattern, self.text, re.DOTALL), self.raw
         return self.text
 
+    def press(self, keys: str) -> None:
+        self.raw = ""
+        os.write(self._descriptor, keys.encode())
+
     def end(self) -> int:
         """As by Ctrl-C; its exit status."""
         os.write(self._descriptor, b"\x03")
@@ -69,11 +74,13 @@ class Terminal:
 
 
 @contextmanager
-def terminal(daemon: RunningDaemon, *args: str, **environ: str) -> Iterator[Terminal]:
+def terminal(daemon: RunningDaemon, *args: str, columns: int = 100, **environ: str) -> Iterator[Terminal]:
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "fabstir_client", "--data-dir", str(daemon.data_dir), *args]
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("FABSTIR", "XDG_", "NO_COLOR"))}
+    # Not a width of the machine's own either, which a worker of the tests has in COLUMNS: the terminal has one
+    foreign = ("FABSTIR", "XDG_", "NO_COLOR", "COLUMNS", "LINES")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     process = subprocess.Popen(
         command,
         stdin=theirs,
@@ -103,8 +110,32 @@ def test_peers_live(alice: RunningDaemon) -> None:
             shown = screen.until(r"started  1 peer  .*fabstird/")
             assert peer[:10] in shown
             assert re.search(r"PEER +DIR +UP +LATENCY +STREAMS +AGENT +ADDRESS +MARKS", shown), "a column is cut off"
-            assert screen.end() == 130
+            assert screen.end() == -signal.SIGINT
         assert fabstir(alice, "peers", "--ids") == f"{peer}\n"
+
+
+def test_peers_live_take_keys(alice: RunningDaemon) -> None:
+    """On 80 columns: the end of the id and the port are there, and nothing wraps."""
+    with running_daemon() as bob:
+        fabstir(bob, "wait", "started", "--timeout", "30")
+        address, peer = result(bob, "status")["listenAddresses"][0], result(bob, "status")["peerId"]
+        fabstir(alice, "connect", address)
+        port = address.partition("/p2p/")[0].rpartition("/")[2]
+        with terminal(alice, "peers", "--watch", columns=80) as screen:
+            shown = screen.until(rf"12D3…{peer[-4:]} .*/{port}.*q quit   s sort: since   r reverse   / filter")
+            assert max(map(len, shown.splitlines())) <= 80
+            screen.press("s")
+            screen.until("s sort: peer ")
+            screen.press("r")
+            screen.until("s sort: peer, reversed ")
+            screen.press("/no such peer\r")
+            screen.until("no peer with that in it.*filter: no such peer")
+            screen.press(f"/\x1b/{peer[20:30]}")
+            screen.until(rf"{peer[-4:]} .*/{peer[20:30]}_   Enter: keep it")
+            screen.press("\rq")
+            screen.until("filter:|$")
+            assert screen.process.wait(WITHIN) == 0
+        fabstir(alice, "disconnect", peer)
 
 
 def test_peers_live_outlive_the_daemon() -> None:
@@ -115,7 +146,7 @@ def test_peers_live_outlive_the_daemon() -> None:
         daemon.start()
         screen.raw = ""
         screen.until(r"0 peers")
-        assert screen.end() == 130
+        assert screen.end() == -signal.SIGINT
 
 
 def test_peers_live_is_for_people(alice: RunningDaemon) -> None:
@@ -136,7 +167,7 @@ def test_events_are_in_colour_on_a_terminal_only(alice: RunningDaemon) -> None:
 def test_what_takes_longer_than_a_second_shows_that_it_goes_on() -> None:
     with stopped_daemon() as nobody:
         with terminal(nobody, "wait", "peers=3", "--timeout", "4") as screen:
-            screen.until(r"[12] s, waiting for peers=3: no daemon was reached")
+            screen.until(r"\d s, waiting for peers=3: no daemon was reached")
             screen.until(r"peers=3 did not come true within 4 s")
             assert screen.process.wait(WITHIN) == 4
         process = start(nobody, "wait", "peers=3", "--timeout", "2")
@@ -161,6 +192,7 @@ def test_tasks_and_the_log_s_level(alice: RunningDaemon) -> None:
     tasks = fabstir(alice, "tasks")
     assert re.search(r"^ +fabstird\.canary\.Canary\.run +fabstird/canary\.py:\d+ Canary\.run$", tasks, re.MULTILINE)
     assert fabstir(alice, "log").startswith("level    info\nloggers  api ")
+    assert {"api", "p2p", "daemon"} <= set(fabstir(alice, "log", "--loggers").splitlines())
     assert "fabstird.p2p  debug" in fabstir(alice, "log", "debug", "--logger", "p2p")
     assert "fabstird.p2p" not in fabstir(alice, "log", "inherit", "--logger", "p2p")
     assert 'there is no logger "nonsense"' in fabstir(alice, "log", "debug", "--logger", "nonsense", status=1)

@@ -1,5 +1,5 @@
 """Limits that explain themselves, on real daemons: each refusal says what the limit is, how much there is, and the key
-that sets it. And calls whose callers go away."""
+that sets it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,10 @@ import pytest
 import trio
 
 import fabstir_client
-from tests.functional.running import (
-    Connection,
-    Json,
-    Process,
-    Reply,
-    daemon,
-    ipc,
-    post,
-    process,
-    request_text,
-    ws,
-)
+from tests.functional.asking import asking
+from tests.functional.bounds import WITHIN, bound, cancelled, message, silence, until_bound
+from tests.harness import Connection, Json, Process, Reply, asked_until, daemon, ipc, post, process, request_text, ws
 
-WITHIN = 30  # seconds; a bound, never a wait
-STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 SMALL = {
     "api.max_calls": 2,
     "api.max_subscriptions": 2,
@@ -38,45 +27,63 @@ SMALL = {
     "api.max_http_connections": 3,
     "api.max_request_values": 100,
     "api.max_answer_bytes": 20000,
-    "api.header_timeout": 300,
-    "api.body_timeout": 300,
-    "api.idle_timeout": 1000,
 }
+# Of daemons of their own: a busy machine takes as long for what is to succeed
+HASTY = {"api.header_timeout": 300, "api.body_timeout": 300}
+RESTLESS = {"api.idle_timeout": 2000}
 
 
-@pytest.fixture(scope="module")
-def small() -> Iterator[Process]:
-    """A daemon with small limits, shared by the tests of this module."""
-    with process(SMALL) as running:
+@contextmanager
+def shared(settings: Mapping[str, Any]) -> Iterator[Process]:
+    with process(settings) as running:
         trio.run(running.started)
         yield running
         trio.run(running.stop)
 
 
 @pytest.fixture(scope="module")
-def usual() -> Iterator[Process]:
-    """A daemon with the limits that it comes with."""
-    with process() as running:
-        trio.run(running.started)
+def limited_daemon() -> Iterator[Process]:
+    with shared(SMALL) as running:
         yield running
-        trio.run(running.stop)
 
 
-def message(method: str, params: Any = None, number: int = 1) -> Json:
-    return {"jsonrpc": "2.0", "id": number, "method": method, **({} if params is None else {"params": params})}
+@pytest.fixture
+async def small(limited_daemon: Process) -> Process:
+    """A daemon with small limits, shared by the tests of this module. What the one before has held is free again."""
+
+    async def let_in() -> bool:
+        async with ipc(limited_daemon) as connection:
+            try:
+                await connection.send({"jsonrpc": "2.0", "id": 1, "method": "status"})
+            except trio.BrokenResourceError:
+                return False  # it was turned away already
+            if (text := await connection.receive_text()) is None or b"result" not in text:
+                return False  # they are still counted
+            await alone(connection)
+            return True
+
+    await asked_until(let_in, bool, within=60)
+    return limited_daemon
 
 
-async def bound(connection: Connection, name: str) -> tuple[int, int]:
-    told = (await connection.call("metrics"))["bounds"][name]
-    return told["current"], told["limit"]
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Process]:
+    """A daemon that gives its callers little time to say what they want."""
+    with shared(HASTY) as running:
+        yield running
 
 
-async def until_bound(connection: Connection, name: str, current: int) -> None:
-    seen = -1
-    with trio.fail_after(WITHIN):
-        while seen != current:
-            seen, _ = await bound(connection, name)
-            await trio.sleep(0.01)
+@pytest.fixture(scope="module")
+def restless() -> Iterator[Process]:
+    """A daemon that closes connections that rest."""
+    with shared(RESTLESS) as running:
+        yield running
+
+
+async def alone(connection: Connection) -> None:
+    """Wait until no other connection is counted."""
+    await until_bound(connection, "ipcConnections", 1)
+    await until_bound(connection, "httpConnections", 0)
 
 
 def limited(error: Json, code: str, limit: int, key: str) -> bool:
@@ -95,20 +102,23 @@ def too_many(reply: Reply, code: str, limit: int, key: str) -> bool:
 
 
 async def test_connections_over_ipc(small: Process) -> None:
-    async with AsyncExitStack() as held:
-        first, *_ = [await held.enter_async_context(ipc(small)) for _ in range(3)]
-        await until_bound(first, "ipcConnections", 3)
-        async with ipc(small) as refused:
-            answer = await refused.receive()
-            assert limited(answer["error"], "LIMIT_EXCEEDED", 3, "api.max_ipc_connections"), answer
-            assert (answer["id"], await refused.receive_text()) == (None, None)
-        assert await bound(first, "ipcConnections") == (3, 3)
-    async with ipc(small) as again:
-        await until_bound(again, "ipcConnections", 1)
+    async with ipc(small) as first:
+        await alone(first)
+        async with AsyncExitStack() as held:
+            for _ in range(2):
+                await held.enter_async_context(ipc(small))
+            await until_bound(first, "ipcConnections", 3)
+            async with ipc(small) as refused:
+                answer = await refused.receive()
+                assert limited(answer["error"], "LIMIT_EXCEEDED", 3, "api.max_ipc_connections"), answer
+                assert (answer["id"], await refused.receive_text()) == (None, None)
+            assert await bound(first, "ipcConnections") == (3, 3)
+        await until_bound(first, "ipcConnections", 1)
 
 
 async def test_connections_over_http(small: Process) -> None:
     async with ipc(small) as connection, AsyncExitStack() as held:
+        await alone(connection)
         sockets = [await held.enter_async_context(ws(small)) for _ in range(3)]
         await until_bound(connection, "httpConnections", 3)
         reply = await post(small, message("version"))
@@ -124,6 +134,7 @@ async def test_connections_over_http(small: Process) -> None:
 async def test_a_crowd_that_is_turned_away_leaves_nothing_behind(small: Process) -> None:
     """Many more than the limit, all at once, that say nothing: those in it stay served, and no descriptor is lost."""
     async with ipc(small) as connection:
+        await alone(connection)
         before = (await bound(connection, "fileDescriptors"))[0]
         crowd = []
         for _ in range(300):
@@ -132,7 +143,9 @@ async def test_a_crowd_that_is_turned_away_leaves_nothing_behind(small: Process)
         for one in crowd:
             one.close()
         await until_bound(connection, "httpConnections", 0)
-        await until_bound(connection, "fileDescriptors", before)
+        with trio.fail_after(WITHIN):
+            while (await bound(connection, "fileDescriptors"))[0] > before:
+                pass
 
 
 @pytest.mark.parametrize("transport", [ipc, ws])
@@ -150,7 +163,7 @@ async def test_subscriptions_on_one_connection(small: Process, transport: Any) -
 
 @pytest.mark.parametrize("transport", [ipc, ws])
 async def test_calls_beyond_the_limit_wait_and_are_answered(small: Process, transport: Any) -> None:
-    async with transport(small) as connection, ipc(small) as watching:
+    async with ipc(small) as watching, transport(small) as connection:
         head = (await connection.call("status"))["head"]
         for number in range(6):
             await connection.send(message("events", {"after": head, "timeout": 1500}, 100 + number))
@@ -166,7 +179,7 @@ async def test_values_in_a_text(small: Process, way: str) -> None:
     async with asking(small, way) as ask:
         answer = await ask({**message("events"), "params": {"types": ["peer:connect"] * 101}})
         assert limited(answer["error"], "TOO_LARGE", 100, "api.max_request_values"), answer
-        assert answer["id"] is None
+        assert answer["id"] == message("events")["id"]
         answer = await ask([message("version")] * 30)
         assert limited(answer["error"], "TOO_LARGE", 100, "api.max_request_values"), answer
         assert "result" in await ask(message("events", {"types": ["peer:connect"] * 80}))
@@ -181,29 +194,11 @@ async def test_an_answer_that_is_too_large(small: Process, way: str) -> None:
         assert "result" in await ask(message("version"))
 
 
-@asynccontextmanager
-async def asking(running: Process, way: str) -> AsyncIterator[Any]:
-    """Sends a message that is answered by one, over this transport."""
-    if way == "http":
-
-        async def ask_by_post(said: Any) -> Any:
-            return (await post(running, said)).json
-
-        yield ask_by_post
-        return
-    async with ipc(running) if way == "ipc" else ws(running) as connection:
-
-        async def ask(said: Any) -> Any:
-            await connection.send(said)
-            return await connection.receive()
-
-        yield ask
-
-
 @pytest.mark.parametrize("way", ["ipc", "http"])
 async def test_the_client_is_told_which_limit_it_met(small: Process, way: str) -> None:
     async with AsyncExitStack() as held:
         first = await held.enter_async_context(ipc(small))
+        await alone(first)
         for _ in range(2 if way == "ipc" else 3):
             await held.enter_async_context(ipc(small) if way == "ipc" else ws(small))
         await until_bound(first, f"{way}Connections", 3)
@@ -241,17 +236,17 @@ def reply_of(received: bytes) -> Reply:
 
 
 @pytest.mark.parametrize("begun", [b"G", b"GET /healthz HTTP/1.1\r\n", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n"])
-async def test_a_head_that_does_not_end(small: Process, begun: bytes) -> None:
-    async with await trio.open_tcp_stream("127.0.0.1", small.port) as stream:
+async def test_a_head_that_does_not_end(hasty: Process, begun: bytes) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", hasty.port) as stream:
         await stream.send_all(begun)
         reply = reply_of(await read_all(stream))
     assert reply.status == 408
     assert too_many(reply, "LIMIT_EXCEEDED", 300, "api.header_timeout")
 
 
-async def test_a_head_that_comes_drop_by_drop(small: Process) -> None:
+async def test_a_head_that_comes_drop_by_drop(hasty: Process) -> None:
     """The limit is on the whole, not on the time between two drops."""
-    async with await trio.open_tcp_stream("127.0.0.1", small.port) as stream, trio.open_nursery() as nursery:
+    async with await trio.open_tcp_stream("127.0.0.1", hasty.port) as stream, trio.open_nursery() as nursery:
 
         async def drip() -> None:
             try:
@@ -266,10 +261,10 @@ async def test_a_head_that_comes_drop_by_drop(small: Process) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_second_head_has_its_own_time(small: Process) -> None:
+async def test_a_second_head_has_its_own_time(hasty: Process) -> None:
     """Time that a connection rests is not counted."""
     whole = request_text("GET", "/healthz", {"host": "localhost"})
-    async with await trio.open_tcp_stream("127.0.0.1", small.port) as stream:
+    async with await trio.open_tcp_stream("127.0.0.1", hasty.port) as stream:
         for _ in range(3):
             await stream.send_all(whole)
             received = b""
@@ -283,21 +278,21 @@ async def test_a_second_head_has_its_own_time(small: Process) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-async def test_a_body_that_does_not_end(small: Process, chunked: bool) -> None:
+async def test_a_body_that_does_not_end(hasty: Process, chunked: bool) -> None:
     headers = {"content-type": "application/json"} | (
         {"transfer-encoding": "chunked"} if chunked else {"content-length": "100"}
     )
-    headers |= {"host": "localhost", "authorization": f"Bearer {small.token}"}
+    headers |= {"host": "localhost", "authorization": f"Bearer {hasty.token}"}
     begun = b"10\r\n{\r\n" if chunked else b"{"
-    async with await trio.open_tcp_stream("127.0.0.1", small.port) as stream:
+    async with await trio.open_tcp_stream("127.0.0.1", hasty.port) as stream:
         await stream.send_all(request_text("POST", "/rpc", headers, begun[:3]))
         reply = reply_of(await read_all(stream))
     assert reply.status == 408
     assert too_many(reply, "LIMIT_EXCEEDED", 300, "api.body_timeout")
 
 
-async def test_a_line_that_does_not_end(small: Process) -> None:
-    async with ipc(small) as connection:
+async def test_a_line_that_does_not_end(hasty: Process) -> None:
+    async with ipc(hasty) as connection:
         await connection.stream.send_all(json.dumps(message("version")).encode() + b'\n{"jsonrpc":')
         answers = {answer["id"]: answer for answer in [await connection.receive() for _ in range(2)]}
         assert "result" in answers[1]
@@ -305,152 +300,23 @@ async def test_a_line_that_does_not_end(small: Process) -> None:
         assert await connection.receive_text() is None
 
 
-async def test_a_line_that_waits_between_two_is_none(small: Process) -> None:
+async def test_a_line_that_waits_between_two_is_none(hasty: Process) -> None:
     """A connection over IPC may rest for as long as it likes."""
-    async with ipc(small) as connection:
+    async with ipc(hasty) as connection:
         for _ in range(2):
             assert "result" in await connection.answer("version")
             await trio.sleep(0.5)
 
 
-async def test_an_idle_connection_over_http_is_closed(small: Process) -> None:
-    async with await trio.open_tcp_stream("127.0.0.1", small.port) as stream:
+async def test_an_idle_connection_over_http_is_closed(restless: Process) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", restless.port) as stream:
         assert await read_all(stream) == b""
 
 
-async def test_an_idle_websocket_is_not(small: Process) -> None:
-    async with ws(small) as connection:
-        await trio.sleep(1.5)
+async def test_an_idle_websocket_is_not(restless: Process) -> None:
+    async with ws(restless) as connection:
+        await trio.sleep(2.5)
         assert "result" in await connection.answer("version")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Callers that do not read
-
-
-DISCOVER = json.dumps(message("rpc.discover")).encode()  # its answer is large
-
-
-@asynccontextmanager
-async def flooding(running: Process, way: str) -> AsyncIterator[None]:
-    """A connection that asks for much more than the sockets hold, and reads none of it."""
-    if way == "ipc":
-        stream = await trio.open_unix_socket(running.api["ipc"])
-        said = DISCOVER + b"\n"
-    else:
-        stream = await trio.open_tcp_stream("127.0.0.1", running.port)
-        said = bytes([0x81, 0x80 | len(DISCOVER), 0, 0, 0, 0]) + DISCOVER  # a frame, masked with zeros
-        headers = {"host": "localhost", "upgrade": "websocket", "connection": "upgrade", "sec-websocket-version": "13"}
-        headers |= {"authorization": f"Bearer {running.token}", "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
-        await stream.send_all(request_text("GET", "/ws", headers))
-        with trio.fail_after(WITHIN):
-            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101")
-    async with stream, trio.open_nursery() as nursery:
-
-        async def flood() -> None:
-            try:
-                await stream.send_all(said * 2000)
-            except trio.BrokenResourceError:
-                pass  # it has been closed, as it should be
-
-        nursery.start_soon(flood)
-        yield
-        nursery.cancel_scope.cancel()
-
-
-@pytest.mark.parametrize("way", ["ipc", "ws"])
-async def test_who_does_not_read_is_closed_after_a_while(way: str) -> None:
-    async with daemon({"api.send_timeout": 1000}) as running, ipc(running) as watching:
-        async with flooding(running, way):
-            line = await running.line("a caller does not read; its connection is closed", key="api.send_timeout")
-            assert (line["level"], line["limit"], line["waiting"] > 0) == ("warning", 1000, True)
-            await until_bound(watching, "ipcConnections", 1)
-            await until_bound(watching, "httpConnections", 0)
-        assert await bound(watching, "sendQueueBytes") == (0, 33554432)
-
-
-@pytest.mark.parametrize("transport", [ipc, ws])
-async def test_who_leaves_too_much_unread_is_closed_at_once(transport: Any) -> None:
-    """What calls that were let in answer together may be more than is kept for one caller."""
-    settings = {"api.max_send_queue_bytes": 100_000, "log.level": "debug"}
-    async with daemon(settings) as running, ipc(running) as watching, transport(running) as connection:
-        for number in range(64):
-            await connection.send([message("rpc.discover", number=number), message("events", {"timeout": 1})])
-        line = await running.line("a caller does not read; its connection is closed", key="api.max_send_queue_bytes")
-        assert line["limit"] == 100_000
-        await until_bound(watching, "ipcConnections", 1)
-        await until_bound(watching, "httpConnections", 0)
-
-
-async def test_a_subscriber_that_does_not_read_is_closed_although_nothing_happens() -> None:
-    """Heartbeats alone fill its socket in the end."""
-    settings = {"api.send_timeout": 1000, "events.heartbeat": 2}
-    async with daemon(settings) as running, ipc(running) as watching, ipc(running) as connection:
-        await connection.call("subscribe")
-        await until_bound(watching, "subscriptions", 1)
-        line = await running.line("a caller does not read; its connection is closed", key="api.send_timeout")
-        assert line["waiting"] < 1000
-        await until_bound(watching, "subscriptions", 0)
-
-
-async def test_a_subscriber_that_reads_again_gets_its_heartbeats_whole() -> None:
-    async with daemon({"events.heartbeat": 2}) as running, ipc(running) as watching, ipc(running) as connection:
-        await connection.call("subscribe")
-        seen = -1
-        with trio.fail_after(WITHIN):
-            while seen <= 0:  # until something waits for it
-                seen, _ = await bound(watching, "sendQueueBytes")
-        for _ in range(2000):  # more than the socket held: they go on
-            await connection.notification("heartbeat")
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# Callers that go away
-
-
-@asynccontextmanager
-async def silence() -> AsyncIterator[tuple[str, Any]]:
-    """An address that takes connections and never speaks: a dial to it lasts as long as it may. And what waits until
-    somebody has come."""
-    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
-        taken: list[socket.socket] = []
-
-        async def come() -> None:
-            with trio.fail_after(WITHIN):
-                taken.append((await trio.to_thread.run_sync(listener.accept, abandon_on_cancel=True))[0])
-
-        yield f"/ip4/127.0.0.1/tcp/{listener.getsockname()[1]}/p2p/{STRANGER}", come
-        for one in taken:
-            one.close()
-
-
-async def cancelled(watching: Connection, since: int, count: int = 1) -> list[Json]:
-    """The audit's entries after number ``since``, once they are so many."""
-    with trio.fail_after(WITHIN):
-        while True:
-            told = await watching.call("audit", {"after": since, "limit": 1000})
-            if len(told["entries"]) >= count:
-                return list(told["entries"])
-            await trio.sleep(0.01)
-
-
-@pytest.mark.parametrize("way", ["ipc", "http", "ws"])
-async def test_a_call_ends_with_its_caller(usual: Process, way: str) -> None:
-    dialling = {"timeout": 600_000}
-    async with ipc(usual) as watching, silence() as (address, come):
-        since = (await watching.call("audit", {"limit": 1}))["head"]
-        said = message("connect", {"address": address, **dialling})
-        if way == "http":
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(post, usual, said)
-                await come()
-                nursery.cancel_scope.cancel()
-        else:
-            async with ipc(usual) if way == "ipc" else ws(usual) as connection:
-                await connection.send(said)
-                await come()
-        (entry,) = await cancelled(watching, since)
-        assert (entry["method"], entry["outcome"], entry["transport"]) == ("connect", "CANCELLED", way)
 
 
 @pytest.mark.parametrize("way", ["ipc", "ws"])
@@ -470,18 +336,6 @@ async def test_a_caller_that_goes_while_it_is_not_read_is_noticed_too(small: Pro
         await until_bound(watching, "ipcConnections", 1)
 
 
-async def test_who_only_ends_what_it_sends_is_still_answered(usual: Process) -> None:
-    """``printf … | nc -U``: longer than any fixed grace."""
-    async with ipc(usual) as connection:
-        head = (await connection.call("status"))["head"]
-        await connection.send(message("events", {"after": head, "timeout": 6000}, 7))
-        await connection.stream.send_eof()
-        with trio.fail_after(WITHIN):
-            answer = json.loads(await connection.receive_text() or b"null")
-        assert (answer["id"], answer["result"]["events"]) == (7, [])
-        assert await connection.receive_text() is None
-
-
 # --------------------------------------------------------------------------------------------------------------------
 # While the daemon runs
 
@@ -494,14 +348,14 @@ async def test_limits_change_on_sighup(tmp_path: Path) -> None:
         assert limited(await connection.error("subscribe"), "LIMIT_EXCEEDED", 1, "api.max_subscriptions")
         three = [message("version", number=number) for number in range(3)]
         await connection.send(three)
-        assert limited((await connection.receive())["error"], "TOO_LARGE", 2, "api.max_batch")
+        assert limited((await connection.response())["error"], "TOO_LARGE", 2, "api.max_batch")
         before = len(running.lines())
         file.write_text("[api]\nmax_batch = 3\nmax_subscriptions = 2\nmax_ipc_connections = 1\n")
         os.kill(running.pid, signal.SIGHUP)
         await running.line("configuration reloaded", after=before)
         await connection.call("subscribe")
         await connection.send(three)
-        assert len(await connection.receive()) == 3
+        assert len(await connection.response()) == 3
         async with ipc(running) as refused:
             assert "max_ipc_connections" in (await refused.receive())["error"]["message"]
         assert (await connection.call("config"))["api"]["max_subscriptions"] == 2

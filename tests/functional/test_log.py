@@ -8,9 +8,8 @@ import unicodedata
 
 import pytest
 
-from tests.functional.running import START, Process, daemon, fetch, ipc, post, ws
+from tests.harness import START_TIMEOUT, Process, daemon, fetch, ipc, post, until, ws
 from tests.support.minipeer import mini_peer
-from tests.support.waiting import until
 
 HOSTILE = '\x1b[2J\x1b]0;owned\x07\r\n{"level":"critical","event":"forged"}\n\x9b31m\u202e\u2028\x00'
 PAYLOAD = "a-payload-that-nobody-but-the-peer-may-see"
@@ -19,7 +18,7 @@ WRONG = "a-token-that-is-wrong-but-secret"
 
 async def session(running: Process) -> str:
     """A hostile peer, calls over every transport, right and wrong tokens, payloads; the token that was made."""
-    await until(lambda: "p2p:started" in running.text(), within=START)
+    await until(lambda: "p2p:started" in running.text(), within=START_TIMEOUT)
     async with ipc(running) as connection, mini_peer(agent=HOSTILE) as peer:
         await connection.call("log.level", ["libp2p", "debug"])
         await peer.dial((await connection.call("status"))["listenAddresses"][0])
@@ -55,12 +54,14 @@ async def test_nobody_steers_the_log_and_nothing_secret_is_in_it(form: str) -> N
         made = await session(running)
         key = (running.data_dir / "identity.key").read_text(encoding="latin-1").strip()
         text = running.text()
+        text = text[: text.rfind("\n") + 1]  # of a line that is being written there may be half
         secrets = [running.token, made, WRONG, PAYLOAD, base64.b64encode(PAYLOAD.encode()).decode(), key]
         assert [secret for secret in secrets if secret in text] == []
     wild = {char for char in text if char != "\n" and unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
     assert wild == set(), wild
     lines = text.splitlines()
-    assert len(lines) > 20
+    for word in ("peer:identify", "request refused", "token.create", "p2p:stopped"):
+        assert word in text, "the log tells of all that was tried"
     if form == "json":
         entries = [json.loads(line) for line in lines]
         assert all({"time", "level", "event", "logger"} <= entry.keys() for entry in entries)

@@ -11,13 +11,13 @@ import pytest
 
 import fabstir_client
 from fabstir_client import FabstirSDK, P2PClient, sync
-from fabstir_client.errors import InvalidParams, InvalidState
-from tests.functional.daemons import RunningDaemon, running_daemon, until
+from fabstir_client.api.errors import InvalidParams, InvalidState
+from tests.harness import RunningDaemon, running_daemon, wait_until
 from tests.support.ports import refusing_port
 
 BACKENDS = ("trio", "asyncio")
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
-WITHIN = 20  # seconds; a bound, never a wait
+WITHIN = 120  # seconds; a bound, never a wait
 
 Seen = list[tuple[str, Any]]
 NAMES = (
@@ -49,7 +49,7 @@ def dead() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
     yield
-    until(lambda: not [t for t in threading.enumerate() if t.name == "fabstir_client events"])
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name == "fabstir_client events"])
 
 
 def run(backend: str, test: Callable[..., Awaitable[None]], *args: Any) -> None:
@@ -124,13 +124,14 @@ def test_a_dead_bootstrap_node(backend: str, alice: RunningDaemon, dead: str) ->
     async def main() -> None:
         seen: Seen = []
         config = {"bootstrap_nodes": [dead], "max_retries": 3, "retry_delay": 20}
-        async with P2PClient(config, data_dir=alice.data_dir) as client:
-            listen(client, seen)
+        client = P2PClient(config, data_dir=alice.data_dir)
+        listen(client, seen)  # before the first retry may come
+        async with client:
             await eventually(lambda: payloads(seen, "connection:failed"))
         (failed,) = payloads(seen, "connection:failed")
         assert (failed["attempts"], failed["reason"]) == (4, "Max retries exceeded")
         retries = [(retry["attempt"], retry["delay"]) for retry in payloads(seen, "connection:retry")]
-        assert retries[-2:] == [(2, 40), (3, 80)]
+        assert retries == [(1, 20), (2, 40), (3, 80)]
 
     run(backend, main)
 
@@ -229,16 +230,16 @@ def test_the_blocking_twins(alice: RunningDaemon, bob: RunningDaemon, dead: str)
     seen: Seen = []
     with sync.P2PClient({"bootstrapNodes": [address]}, data_dir=alice.data_dir) as client:
         listen(client, seen)
-        until(lambda: client.get_connected_peers() == [peer])
+        wait_until(lambda: client.get_connected_peers() == [peer])
         assert client.get_peer_id() == client.get_detailed_status().peer_id
         client.disconnect(peer)
-        until(lambda: payloads(seen, "peer:disconnect") == [peer])
+        wait_until(lambda: payloads(seen, "peer:disconnect") == [peer])
     assert payloads(seen, "p2p:stopped")
     errors: Seen = []
     sdk = sync.FabstirSDK("production", {"bootstrapNodes": [dead]}, data_dir=alice.data_dir)
     listen(sdk, errors, SDK_NAMES)
     sdk.connect()
     assert sdk.get_p2p_status() == "connected"
-    until(lambda: payloads(errors, "error"))
+    wait_until(lambda: payloads(errors, "error"))
     sdk.disconnect()
     assert [name for name, _ in errors][-1] == "p2p:stopped"

@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 import trio
 
-from tests.functional.running import Connection, Json, Process, daemon, ipc, process, ws
-from tests.support.waiting import until
+from tests.harness import Connection, Json, Process, daemon, ipc, process, until, ws
 
 CROWD = 1000
 DEAD = [f"/ip4/127.0.0.1/tcp/1/p2p/{'0' * 40}{number}" for number in range(20)]  # peer ids that cannot be decoded
-PATIENCE = 120.0  # seconds, for a machine that is busy with other things
+PATIENCE = 300.0  # seconds, for a machine that is busy with other things
 OPENING = 40  # connections that are opened at a time
 STREAMS = {"ipc": ipc, "ws": ws}
-LARGE = ["/ip4/127.0.0.1/tcp/1/p2p/" + "0" * 15000]  # events of 15 KB
+LARGE = ["/ip4/127.0.0.1/tcp/1/p2p/" + "0" * 7000]  # events of 7 KB, which no bound cuts
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -146,7 +145,7 @@ async def test_those_who_do_not_read_lag_and_neither_delay_nor_hold_much() -> No
                 await caller.call("start")
                 await until(lambda: min(seen) > first + 300, within=PATIENCE)
                 before = resident(running)
-                await until(lambda: min(seen) > first + 1500, within=PATIENCE)  # 18 MB more for each
+                await until(lambda: min(seen) > first + 1500, within=PATIENCE)  # 8 MB more for each
                 assert resident(running) - before < 20_000_000
                 for connection in deaf[:2]:
                     at, lagged = first, 0
@@ -185,12 +184,12 @@ async def test_a_subscription_among_many_calls_begins_after_its_reply(hall: Proc
         lines = [json.dumps({"jsonrpc": "2.0", "id": number, **text}).encode() for number, text in enumerate(texts)]
         await connection.stream.send_all(b"\n".join(lines) + b"\n")
         seen: list[Json] = []
-        while not any(message.get("id") == 7 for message in seen):
+        while not {5, 7} <= {message.get("id") for message in seen}:  # calls that wait are answered in any order
             seen.append(await connection.receive())
-    methods = [message.get("method") for message in seen]
-    reply = [message.get("id") for message in seen].index(5)
-    assert "event" not in methods[:reply]
-    assert "event" in methods[reply:]
+        reply = [message.get("id") for message in seen].index(5)
+        assert not any("method" in message for message in seen[:reply])
+        while not any(message.get("method") == "event" for message in seen):
+            seen.append(await connection.receive())
 
 
 async def test_a_subscription_that_ends_in_the_same_write_sends_nothing(hall: Process) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -29,7 +30,8 @@ def home(name: str, sources: Sequence[Path], make: Callable[[Path, int], None], 
 
     `make` gets a folder beside the final place, which is moved there when it is whole, so what is there is whole; and
     a lock, which the programs that it runs inherit (`run`). It keeps two from making at once: what a killed one left
-    behind is removed by the next, once its programs have ended too. Blocks; `timeout` (seconds) is for that wait.
+    behind is removed by the next, once its programs have ended too. All versions of an implementation (`go`,
+    `go-0.38`) have one lock, since they share what is compiled. Blocks; `timeout` (seconds) is for that wait.
     """
     digest = hashlib.sha256()
     for source in sources:
@@ -37,7 +39,7 @@ def home(name: str, sources: Sequence[Path], make: Callable[[Path, int], None], 
     place = directory() / f"{name}-{platform.machine()}-{digest.hexdigest()[:16]}"
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(place.with_name(f"{name}.lock"), timeout) as lock:
+        with _locked(place.with_name(f"{name.partition('-')[0]}.lock"), timeout) as lock:
             if not place.is_dir():  # else somebody else was faster
                 for left_behind in place.parent.glob(f"{place.name}.new-*"):
                     shutil.rmtree(left_behind)
@@ -46,6 +48,13 @@ def home(name: str, sources: Sequence[Path], make: Callable[[Path, int], None], 
                 new.chmod(0o755)  # mkdtemp's is 0700
                 new.rename(place)
     return place
+
+
+def sources(pattern: str, common: Path, own: Path) -> list[Path]:
+    """The files in `common`, by name. A version's `own` folder may have one that stands for the file of that name: what
+    differs between the versions of a library."""
+    named = {path.name: path for folder in (common, own) for path in folder.glob(pattern)}
+    return [named[name] for name in sorted(named)]
 
 
 @contextlib.contextmanager
@@ -69,19 +78,24 @@ def _locked(path: Path, timeout: float) -> Iterator[int]:
 def run(
     command: Sequence[str | Path], cwd: Path, lock: int, timeout: float, environment: Mapping[str, str] | None = None
 ) -> str:
-    """What the command printed; RuntimeError with the end of it where it failed."""
-    done = subprocess.run(
+    """What the command printed; RuntimeError with the end of it where it failed. When the time is up, the programs that
+    the command has started end with it: a compiler that cargo left behind would hold the lock, and wait for cargo."""
+    with subprocess.Popen(
         command,
         cwd=cwd,
         env={**os.environ, **(environment or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        timeout=timeout,
         pass_fds=(lock,),
         text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} {command[1]} ended with {done.returncode}:\n{done.stdout[-4000:]}")
-    return done.stdout
+        start_new_session=True,
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode != 0:
+        raise RuntimeError(f"{command[0]} {command[1]} ended with {process.returncode}:\n{printed[-4000:]}")
+    return printed

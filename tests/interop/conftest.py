@@ -3,39 +3,32 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.interop import peers
-from tests.interop.matrix import FeatureCell, Results, render, shown_by
+from tests.conftest import leave_out
+from tests.interop import peers, versions
+from tests.interop.matrix import Cell, FeatureCell, Results, render, shown_by
 
-LEFT_OUT = pytest.StashKey[dict[str, str]]()
 RESULTS = pytest.StashKey[Results]()
 # for each cell of the features its tests, by node id: passed or failed; None as long as one was not run
 OUTCOMES = pytest.StashKey[dict[FeatureCell, dict[str, bool | None]]]()
+CELL = pytest.StashKey[Cell]()  # what a test of the matrix runs, once it runs
+VERSIONS = pytest.StashKey[tuple[str, str]]()  # of its peer's implementation and runtime
 REPORT = "FABSTIR_INTEROP_REPORT"  # a file to write what works to: `make interop`
-
-
-def required() -> set[str]:
-    return {name.strip() for name in os.environ.get("FABSTIR_REQUIRE", "").split(",") if name.strip()}
-
-
-def leave_out(config: pytest.Config, name: str, reason: str) -> None:
-    """Ends a test that needs the peer `name`: skipped, or failed where FABSTIR_REQUIRE names it."""
-    if name in required():
-        pytest.fail(f"FABSTIR_REQUIRE asks for the {name} interop peer: {reason}", pytrace=False)
-    config.stash.setdefault(LEFT_OUT, {})[name] = reason
-    pytest.skip(f"interop with {name} left out: {reason}")
+VERSIONS_REPORT = "FABSTIR_INTEROP_VERSIONS"  # the same of the versions: `make interop-versions`
 
 
 def _ensured(config: pytest.Config, name: str) -> None:
     try:
         peers.ENSURE[name]()
     except peers.Missing as error:
-        leave_out(config, name, str(error))
+        leave_out(config, name, f"interop: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +61,27 @@ def implementation(request: pytest.FixtureRequest) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[RESULTS] = Results({}, {}, {})
     config.stash[OUTCOMES] = {}
+    if os.environ.get(VERSIONS_REPORT) and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(VersionsRun(Path(os.environ[VERSIONS_REPORT])))
+
+
+class VersionsRun:
+    """Writes what each row of `test_versions.py` has shown, also where several processes have shown it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._rows = {f"test_versions.py::test_row[{versions.name_of(row)}]": row for row in versions.ROWS}
+        self._works: dict[versions.Row, bool] = {}
+        self._began = time.monotonic()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        row = self._rows.get(report.nodeid.rpartition("/")[2])
+        if row is not None:
+            self._works[row] = report.passed and self._works.get(row, True)
+
+    def pytest_sessionfinish(self) -> None:
+        minutes = math.ceil((time.monotonic() - self._began) / 60)
+        self._path.write_text(versions.render(versions.Run(self._works, minutes, os.cpu_count() or 1)))
 
 
 def feature_cells(item: pytest.Item) -> list[FeatureCell]:
@@ -92,12 +106,11 @@ def pytest_runtest_makereport(
     if report.failed or (report.when == "call" and report.passed):
         for feature in feature_cells(item):
             item.config.stash[OUTCOMES][feature][item.nodeid] = report.passed
-    told = dict(item.user_properties)
-    if report.when == "call" and "cell" in told:
-        results = item.config.stash[RESULTS]
-        results.works[told["cell"]] = report.passed
-        if "versions" in told:
-            results.versions[told["cell"].implementation] = told["versions"]
+    if report.when == "call" and CELL in item.stash:
+        results, cell = item.config.stash[RESULTS], item.stash[CELL]
+        results.works[cell] = report.passed
+        if VERSIONS in item.stash:
+            results.versions[cell.implementation] = item.stash[VERSIONS]
     return report
 
 
@@ -111,12 +124,3 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         elif None not in outcomes.values():
             results.features[cell] = True
     Path(os.environ[REPORT]).write_text(render(results))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    left_out = config.stash.get(LEFT_OUT, {})
-    if left_out:
-        terminalreporter.section("INTEROP LEFT OUT", sep="!", red=True, bold=True)
-        for name, reason in left_out.items():
-            terminalreporter.line(f"{name}: {reason}", red=True)
-        terminalreporter.line("FABSTIR_REQUIRE=" + ",".join(left_out) + " makes this a failure.", red=True)

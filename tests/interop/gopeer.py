@@ -23,8 +23,8 @@ class GoMissing(cache.ToolchainMissing):
     pass
 
 
-def sources() -> list[Path]:
-    return [HERE / "go.mod", HERE / "go.sum", *sorted(HERE.glob("*.go"))]
+def sources(made_from: Path = HERE) -> list[Path]:
+    return [made_from / "go.mod", made_from / "go.sum", *cache.sources("*.go", HERE, made_from)]
 
 
 def wanted() -> tuple[int, int]:
@@ -45,18 +45,21 @@ def missing() -> str | None:
     return None
 
 
-def ensure_built() -> Path:
-    """The peer's program, built first where needed. Blocks; raises GoMissing or RuntimeError."""
+def ensure_built(made_from: Path = HERE) -> Path:
+    """The peer's program, built first where needed, with the modules of the `go.mod` in `made_from`. Blocks; raises
+    GoMissing or RuntimeError."""
     reason = missing()
     if reason is not None:
         raise GoMissing(reason)
-    return cache.home("go", sources(), _build, BUILD_TIMEOUT) / "peer"
+    files = sources(made_from)
+    home = cache.home(made_from.name, files, lambda place, lock: _build(files, place, lock), BUILD_TIMEOUT)
+    return home / "peer"
 
 
-def _build(place: Path, lock: int) -> None:
+def _build(files: Sequence[Path], place: Path, lock: int) -> None:
     build = place / "build"
     build.mkdir()
-    for source in sources():
+    for source in files:
         shutil.copyfile(source, build / source.name)
     environment = {"GOTOOLCHAIN": "local", "CGO_ENABLED": "0", "GOFLAGS": ""}
     options = ["-mod=readonly", "-trimpath", "-ldflags=-s -w", "-o", place / "peer"]
@@ -72,12 +75,13 @@ async def go_peer(
     protocols: Sequence[str] | None = None,
     seed: str | None = None,
     name: str = "go peer",
+    made_from: Path = HERE,
     **options: Any,
 ) -> AsyncIterator[Peer]:
     """A running go-libp2p peer; the parameters are `js_peer`'s."""
     async with run_peer(
         name,
-        [ensure_built()],
+        [ensure_built(made_from)],
         listen=list(listen),
         agentVersion=agent_version,
         protocols=None if protocols is None else list(protocols),

@@ -1,7 +1,8 @@
 """js-libp2p as an interop peer: installs it once into a cache outside the repository, and starts it.
 
-The packages and their exact versions are `js/package.json` and `js/package-lock.json`. Node itself is one of them, so a
-peer runs on the same Node everywhere; the machine's own node and npm only install.
+The packages and their exact versions are `js/package.json` and `js/package-lock.json`; other versions have these two in
+a folder of their own (`versions.py`). Node itself is one of them, so a peer runs on the same Node everywhere; the
+machine's own node and npm only install.
 """
 
 from __future__ import annotations
@@ -41,18 +42,20 @@ def missing() -> str | None:
     return None
 
 
-def ensure_installed() -> tuple[Path, Path]:
-    """The node binary and the peer's script, installed first where needed. Blocks; raises JsMissing or RuntimeError."""
+def ensure_installed(made_from: Path = HERE) -> tuple[Path, Path]:
+    """The node binary and the peer's script, installed first where needed, with the packages of the lock file in
+    `made_from`. Blocks; raises JsMissing or RuntimeError."""
     reason = missing()
     if reason is not None:
         raise JsMissing(reason)
-    home = cache.home("js", [HERE / name for name in MANIFESTS], _install, INSTALL_TIMEOUT)
+    manifests = [made_from / name for name in MANIFESTS]
+    home = cache.home(made_from.name, manifests, lambda place, lock: _install(manifests, place, lock), INSTALL_TIMEOUT)
     return _node(home), _script(home)
 
 
-def _install(place: Path, lock: int) -> None:
-    for name in MANIFESTS:
-        shutil.copyfile(HERE / name, place / name)
+def _install(manifests: Sequence[Path], place: Path, lock: int) -> None:
+    for manifest in manifests:
+        shutil.copyfile(manifest, place / manifest.name)
     # No package of ours needs its install script, and Node comes as the plain platform package that npm's `node`
     # package would fetch in its script: nothing here depends on whether npm runs, asks about or refuses scripts.
     install = ["npm", "ci", "--ignore-scripts", "--include=optional", "--no-audit", "--no-fund", "--loglevel=error"]
@@ -67,14 +70,17 @@ def _node(home: Path) -> Path:
 
 
 def _script(home: Path) -> Path:
-    """`js/peer.mjs`, copied beside the packages, where node looks for them. The copy's name tells its content."""
-    content = (HERE / "peer.mjs").read_bytes()
-    script = home / f"peer-{hashlib.sha256(content).hexdigest()[:16]}.mjs"
-    if not script.exists():
-        with tempfile.NamedTemporaryFile(prefix="peer-", suffix=".new", dir=home, delete=False) as file:
-            file.write(content)
-        Path(file.name).rename(script)
-    return script
+    """`js/peer.mjs` and its module, copied below the packages, where node looks for them. The folder of the copies is
+    named for their content."""
+    contents = {path.name: path.read_bytes() for path in sorted(HERE.glob("*.mjs"))}
+    folder = home / f"peer-{hashlib.sha256(b''.join(contents.values())).hexdigest()[:16]}"
+    if not folder.is_dir():
+        new = Path(tempfile.mkdtemp(prefix="peer-", suffix=".new", dir=home))
+        for name, content in contents.items():
+            (new / name).write_bytes(content)
+        with contextlib.suppress(OSError):  # another process was quicker, with the same files
+            new.rename(folder)
+    return folder / "peer.mjs"
 
 
 @contextlib.asynccontextmanager
@@ -85,11 +91,12 @@ async def js_peer(
     protocols: Sequence[str] | None = None,
     seed: str | None = None,
     name: str = "js peer",
+    made_from: Path = HERE,
     **options: Any,
 ) -> AsyncIterator[Peer]:
     """A running js-libp2p peer. `seed`, 64 hex digits, fixes its peer id; the rest is in README.md, and
     `options` are further ones by the names that they have there."""
-    node, script = ensure_installed()
+    node, script = ensure_installed(made_from)
     async with run_peer(
         name,
         [node, script],

@@ -37,12 +37,7 @@ CELLS = [
     for dialler in DIALLERS
     for aspect in ASPECTS
 ]
-QUIC = Cause(
-    "The daemon does not speak QUIC: py-libp2p 0.8.1's silently loses bytes in the middle of a stream that is read "
-    "more slowly than it is written (`tests/traps/test_quic.py` shows it)",
-    "`libp2p/transport/quic/stream.py:635`, with `aioquic/quic/connection.py:4241`",
-)
-KNOWN: dict[Cell, Cause] = {cell: QUIC for cell in CELLS if cell.transport == "quic-v1"}
+KNOWN: dict[Cell, Cause] = {}
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,11 @@ class FeatureCell(NamedTuple):
 
 FEATURES = (
     Feature(
+        "TLS: dialled by either, 1 MiB both ways",
+        "test_tls",
+        ("test_the_daemon_dials_a_peer_that_speaks_tls", "test_a_peer_that_speaks_tls_dials_the_daemon"),
+    ),
+    Feature(
         "DHT: the peer finds what the daemon provides", "test_dht", ("test_the_daemon_provides_and_the_peer_finds_it",)
     ),
     Feature(
@@ -70,6 +70,12 @@ FEATURES = (
     Feature("DHT: values put and got, both ways", "test_dht", ("test_values_both_ways",)),
     Feature("DHT: a third peer looked up, both ways", "test_dht", ("test_a_third_one_is_found_both_ways",)),
     Feature("DHT: a client is not taken for a server", "test_dht", ("test_a_client_is_not_taken_for_a_server",)),
+    Feature("Streams: each side ends by itself, half-close", "test_streams", ("test_each_side_ends_by_itself",)),
+    Feature("Streams: a reset is told as one", "test_streams", ("test_a_reset_is_told_to_the_other_side",)),
+    Feature("Streams: 16 MiB both ways at once", "test_streams", ("test_sixteen_mebibytes_both_ways_at_once",)),
+    Feature("Streams: what nobody reads is not sent", "test_streams", ("test_what_nobody_reads_is_not_sent",)),
+    Feature("Streams: 200 at once", "test_streams", ("test_two_hundred_streams_at_once",)),
+    Feature("Streams: `/perf/1.0.0`", "test_streams", ("test_perf_measures_in_both_directions",)),
     Feature(
         "mDNS: each sees the other, whoever comes later",
         "test_mdns",
@@ -89,10 +95,58 @@ FEATURES = (
         ("go",),
     ),
     Feature(
+        "Relay v2: the daemon is the relay of a peer behind a NAT, and of a daemon there",
+        "test_reachability",
+        (
+            "test_go_behind_a_nat_is_reached_through_a_daemon",
+            "test_a_daemon_behind_a_nat_is_reached_by_go_through_a_daemon",
+        ),
+        ("go",),
+    ),
+    Feature(
+        "Connection reversal: a peer that came by a relay is dialled back, and becomes direct",
+        "test_reachability",
+        ("test_who_comes_through_the_relay_and_can_be_reached_is_dialled_back",),
+        ("go",),
+    ),
+    Feature(
+        "Hole punching (DCUtR, TCP and QUIC): two nodes behind NATs become direct, whoever has called",
+        "test_reachability",
+        (
+            "test_go_punches_a_hole_to_a_daemon_that_it_has_called",
+            "test_a_daemon_punches_a_hole_to_go_that_it_has_called",
+        ),
+        ("go",),
+    ),
+    Feature(
         "AutoNAT: reachable once several servers have dialled back",
         "test_reachability",
         ("test_an_address_is_reachable_when_several_servers_have_dialled_it",),
         ("go",),
+    ),
+    Feature(
+        "AutoNAT, versions 1 and 2: a peer learns from daemons how it can be reached",
+        "test_reachability",
+        ("test_go_learns_from_daemons_how_it_stands",),
+        ("go",),
+    ),
+    Feature(
+        "AutoNAT, version 2: asked and answered",
+        "test_reachability",
+        ("test_rust_asks_a_daemon_and_a_daemon_asks_rust",),
+        ("rust",),
+    ),
+    Feature(
+        "AutoNAT, version 2, which js-libp2p has from 3 on: asked and answered",
+        "test_reachability",
+        ("test_js_asks_a_daemon_and_a_daemon_asks_js",),
+        ("js",),
+    ),
+    Feature(
+        "AutoNAT, version 1: a peer asks, and is not asked, since it would close the connection",
+        "test_reachability",
+        ("test_js_asks_a_daemon_which_does_not_ask_it",),
+        ("js",),
     ),
     Feature(
         "AutoNAT: a daemon that nobody gets through to asks for a relay",
@@ -163,23 +217,23 @@ LIMITS = (
     Cause(
         "go as it comes refuses values whose key has no namespace that it knows, such as `metadata:…`; the go peer of "
         "these tests is told to take any",
-        "`go-libp2p-record` 0.3.1, `validator.go:57`; `tests/interop/go/node.go:117`",
+        "`go-libp2p-record` 0.3.1, `validator.go:57`; `anything` in `tests/interop/go/node.go`",
     ),
     Cause(
         "rust leaves it to the program whom to add to its routing table; here the tests do that",
         "`know` in `tests/interop/test_dht.py`",
     ),
     Cause(
-        "AutoNAT is spoken in version 1, and as a client only: the daemon dials nobody back",
-        "`fabstird/p2p/autonat.py:1`",
+        "A program on rust reads a reset stream to its end and gets no error; only a write on it fails",
+        "[README](../tests/interop/README.md); `yamux` 0.12 and 0.13, `src/connection/stream.rs`",
     ),
     Cause(
-        "No hole punching (DCUtR): what begins by a relay stays there. The daemon uses relays and is none itself",
-        "[ADR 18](adr/0018-own-relay-client.md)",
+        "Where a NAT is symmetric, two peers behind NATs stay relayed",
+        "[ADR 28](adr/0028-hole-punching.md)",
     ),
     Cause(
-        "No QUIC. Every peer that matters listens on TCP as well; the way there is written down",
-        "[ADR 20](adr/0020-no-quic.md)",
+        "QUIC is off by default, and slower than TCP: its engine is Python",
+        "[ADR 32](adr/0032-quic.md)",
     ),
     Cause(
         "A clean close may look like a reset: go closes TCP with RST, and so does js where bytes lie unread",
@@ -192,7 +246,8 @@ HEAD = """\
 # Interop: the daemon and other implementations of libp2p
 
 Generated by `make interop` from one run of tests in `tests/interop`; not to be edited. Each cell is one test or several
-with a real daemon and a real peer of that implementation, processes on one machine.
+with a real daemon and a real peer of that implementation, processes on one machine. Other versions of them are in
+[Interop: versions](interop-versions.md).
 """
 COLUMNS = """\
 Each cell is a test in `tests/interop/test_matrix.py`.
@@ -215,7 +270,7 @@ FEATURES_HEAD = """\
 
 A cell is "yes" where all its tests have passed, "-" where one was left out. "none": not tried, the tests have no such
 peer; the relay and the AutoNAT servers are go's, the Fabstir node is rust's. mDNS, relay and AutoNAT are tried in
-network namespaces of the test's own, the last two with a NAT made by nftables.
+network namespaces of the test's own, the last two with a NAT made by nftables. Streams are opened by both sides.
 
 """
 FEATURES_TABLE = "| feature | " + " | ".join(IMPLEMENTATIONS) + " | tests in |\n" + "| --- " * 5 + "|\n"

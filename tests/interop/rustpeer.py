@@ -25,12 +25,13 @@ class RustMissing(cache.ToolchainMissing):
     pass
 
 
-def sources() -> list[Path]:
-    return [HERE / "Cargo.toml", HERE / "Cargo.lock", HERE / "build.rs", *sorted((HERE / "src").glob("*.rs"))]
+def sources(made_from: Path = HERE) -> list[Path]:
+    return [made_from / "Cargo.toml", made_from / "Cargo.lock", HERE / "build.rs", *sorted((HERE / "src").glob("*.rs"))]
 
 
-def ensure_built() -> Path:
-    """The peer's program, built first where needed. Blocks; raises RustMissing or RuntimeError."""
+def ensure_built(made_from: Path = HERE) -> Path:
+    """The peer's program, built first where needed, with the crates of the lock file in `made_from`. Blocks; raises
+    RustMissing or RuntimeError."""
     lacking = [name for name in ("cargo", "rustc", "cc") if shutil.which(name) is None]
     if lacking:
         raise RustMissing(f"{' and '.join(lacking)} not found (on Debian: apt-get install cargo gcc, or rustup)")
@@ -38,12 +39,14 @@ def ensure_built() -> Path:
     tried = subprocess.run(["cargo", "--version"], capture_output=True, text=True, check=False)
     if tried.returncode:
         raise RustMissing(f"cargo does not run: {tried.stderr.strip().partition(chr(10))[0]}")
-    return cache.home("rust", sources(), _build, BUILD_TIMEOUT) / "peer"
+    files = sources(made_from)
+    home = cache.home(made_from.name, files, lambda place, lock: _build(files, place, lock), BUILD_TIMEOUT)
+    return home / "peer"
 
 
-def _build(place: Path, lock: int) -> None:
-    for source in sources():
-        target = place / "build" / source.relative_to(HERE)
+def _build(files: Sequence[Path], place: Path, lock: int) -> None:
+    for source in files:
+        target = place / "build" / ("src" if source.suffix == ".rs" and source.name != "build.rs" else "") / source.name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target)
     lock_file = place / "build" / "Cargo.lock"
@@ -86,12 +89,13 @@ async def rust_peer(
     protocols: Sequence[str] | None = None,
     seed: str | None = None,
     name: str = "rust peer",
+    made_from: Path = HERE,
     **options: Any,
 ) -> AsyncIterator[Peer]:
     """A running rust-libp2p peer; the parameters are `js_peer`'s."""
     async with run_peer(
         name,
-        [ensure_built()],
+        [ensure_built(made_from)],
         listen=list(listen),
         agentVersion=agent_version,
         protocols=None if protocols is None else list(protocols),

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.interop.daemon import Daemon, environment, fabstird
+from tests.harness import Daemon, asked_until, environment, fabstird
 from tests.interop.peerdriver import Peer
 from tests.interop.peers import START, across
 from tests.interop.rustpeer import fabstir_node
-from tests.support.waiting import asked_until
 
 pytestmark = pytest.mark.interop
 

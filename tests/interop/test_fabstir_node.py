@@ -9,9 +9,9 @@ from typing import Any, Literal
 import pytest
 import trio
 
-from fabstir_client.errors import InvalidState
-from tests.interop.daemon import Daemon, fabstird
-from tests.interop.peerdriver import Peer, PeerError, until
+from fabstir_client.api.errors import InvalidState
+from tests.harness import Daemon, asked_until, fabstird
+from tests.interop.peerdriver import Peer, PeerError
 from tests.interop.rustpeer import fabstir_node
 
 pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("rust")]
@@ -56,7 +56,7 @@ async def claim_back(daemon: Daemon, node: Peer) -> None:
     await daemon.call("protocol.handle", protocol=JOB, framing="u32be")
 
     async def serve() -> None:
-        asked = await daemon.wait_event("stream:request", after=after, protocol=JOB, peerId=node.peer_id)
+        asked = await daemon.wait_event("protocol.request", after=after, protocol=JOB, peerId=node.peer_id)
         assert json.loads(base64.b64decode(asked["data"])) == CLAIM
         await daemon.call("protocol.respond", requestId=asked["requestId"], data=b64(ACK))
 
@@ -64,7 +64,7 @@ async def claim_back(daemon: Daemon, node: Peer) -> None:
         nursery.start_soon(serve)
         answer = await node.call("request", peerId=daemon.peer_id, protocol=JOB, message=CLAIM)
         assert answer["message"] == ACK
-    assert (await daemon.wait_event("stream:ended", after=after))["outcome"] == "answered"
+    assert (await daemon.wait_event("protocol.ended", after=after))["outcome"] == "ended"
 
 
 @by
@@ -168,7 +168,7 @@ async def test_the_whole_way_from_a_model_to_a_claimed_job_both_ways() -> None:
         await daemon.wait_event("dht:mode", mode="server")
         await node.wait_event("identify", peer_id=daemon.peer_id)
         await node.call("dhtAddPeer", address=daemon.address("tcp"))  # rust-libp2p leaves it to the program whom to add
-        await until(lambda: routed(daemon, node))
+        await asked_until(lambda: routed(daemon, node), bool)
 
         await node.call("dhtProvide", key=key("capability:llama-3"))
         record = {"models": ["llama-3"], "pricePerToken": "340282366920938463463374607431768211456", "reputation": 70}

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import trio
 
-from tests.interop.daemon import Daemon, fabstird
+from tests.harness import Daemon, Json, asked_until, fabstird
+from tests.interop.conftest import CELL, VERSIONS
 from tests.interop.matrix import ASPECTS, CELLS, FEATURE_CELLS, FEATURES, KNOWN, Cell, parse, render
-from tests.interop.peerdriver import Peer, transport_of, until
+from tests.interop.peerdriver import Peer, transport_of
 from tests.interop.peers import START
 
 pytestmark = pytest.mark.interop
@@ -38,15 +38,15 @@ def marked(cell: Cell) -> object:
 
 
 @pytest.mark.parametrize("cell", [marked(cell) for cell in CELLS])
-async def test_cell(cell: Cell, request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+async def test_cell(cell: Cell, request: pytest.FixtureRequest) -> None:
     request.getfixturevalue(cell.implementation)
-    record_property("cell", cell)
+    request.node.stash[CELL] = cell
     listen = [LISTEN[cell.transport]]
     async with (
         START[cell.implementation](listen=listen, agent_version=AGENT) as peer,
         fabstird(settings=WIDE, started=False, auto_start=False, listen_addresses=listen) as daemon,
     ):
-        record_property("versions", (peer.implementation, peer.runtime))
+        request.node.stash[VERSIONS] = (peer.implementation, peer.runtime)
         daemon.status = await daemon.call("start")
         await CHECKS[cell.aspect](daemon, peer, cell)
 
@@ -59,19 +59,26 @@ async def dial(daemon: Daemon, peer: Peer, cell: Cell) -> None:
         (address,) = daemon.status["listenAddresses"]
         dialled = await peer.call("dial", address=address)
         assert (dialled["peerId"], dialled["direction"]) == (daemon.peer_id, "outbound")
+    connection = await known_to_both(daemon, peer, cell.dialler, cell.transport, "/noise")
+    assert transport_of(connection["address"]) == cell.transport
+
+
+async def known_to_both(daemon: Daemon, peer: Peer, dialler: str, transport: str, security: str) -> Json:
+    """The one connection between them, as the daemon has it: each has told of it, and both have the same of it."""
     await daemon.wait_event("peer:connect", peerId=peer.peer_id)
     await peer.wait_event("connect", peer_id=daemon.peer_id)
     entry = await daemon.peer(peer.peer_id)
     assert entry is not None
+    connection: Json
     (connection,) = entry["connections"]
     (seen,) = (await peer.call("peers"))[0]["connections"]
-    directions = ("outbound", "inbound") if cell.dialler == "daemon" else ("inbound", "outbound")
+    directions = ("outbound", "inbound") if dialler == "daemon" else ("inbound", "outbound")
     assert (connection["direction"], seen["direction"]) == directions
-    assert connection["transport"] == cell.transport
-    assert transport_of(connection["address"]) == cell.transport
-    if cell.transport != "quic-v1":
-        assert (connection["security"], connection["muxer"]) == ("/noise", "/yamux/1.0.0")
-        assert (seen["encryption"], seen["multiplexer"]) == ("/noise", "/yamux/1.0.0")
+    assert connection["transport"] == transport
+    if transport != "quic-v1":
+        assert (connection["security"], connection["muxer"]) == (security, "/yamux/1.0.0")
+        assert (seen["encryption"], seen["multiplexer"]) == (security, "/yamux/1.0.0")
+    return connection
 
 
 async def identify(daemon: Daemon, peer: Peer, cell: Cell) -> None:
@@ -109,7 +116,7 @@ async def echo(daemon: Daemon, peer: Peer, cell: Cell) -> None:
     async with trio.open_nursery() as nursery:
 
         async def serve() -> None:
-            asked = await daemon.wait_event("stream:request", peerId=peer.peer_id)
+            asked = await daemon.wait_event("protocol.request", peerId=peer.peer_id)
             request = await daemon.call("protocol.read", requestId=asked["requestId"])
             assert request["size"] == MIB
             await daemon.call("protocol.respond", requestId=asked["requestId"], data=request["data"])
@@ -124,7 +131,7 @@ async def close(daemon: Daemon, peer: Peer, cell: Cell) -> None:
         assert await daemon.call("disconnect", peerId=peer.peer_id) == {"peerId": peer.peer_id, "closed": 1}
         expected = "closed"
     else:
-        await until(lambda: quiet(daemon, peer))
+        await asked_until(lambda: quiet(daemon, peer), bool)
         assert (await peer.call("disconnect", peerId=daemon.peer_id))["closed"] == 1
         expected = "closed_by_peer"
     gone = await daemon.wait_event("peer:disconnect", peerId=peer.peer_id)

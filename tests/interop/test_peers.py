@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import itertools
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.interop import gopeer, rustpeer
-from tests.interop.peerdriver import Peer, PeerError, until
+from tests.harness import asked_until
+from tests.interop import cache, gopeer, rustpeer
+from tests.interop.peerdriver import Peer, PeerError
 from tests.interop.peers import IMPLEMENTATIONS, START, across
 
 pytestmark = pytest.mark.interop
@@ -107,13 +111,13 @@ async def test_dht(putter: str, getter: str, request: pytest.FixtureRequest) -> 
         await meet(one, two)
         await two.call("dhtAddPeer", address=one.address("tcp"))
         await one.call("dhtAddPeer", address=two.address("tcp"))
-        await until(lambda: knows(one, two))
+        await asked_until(lambda: knows(one, two), bool)
         value = base64.b64encode(json.dumps({"by": one.peer_id}).encode()).decode()
         key = base64.b64encode(f"metadata:{one.peer_id}".encode()).decode()
         await one.call("dhtPut", key=key, value=value)
         assert (await two.call("dhtGet", key=key))["value"] == value
         await one.call("dhtProvide", key=KEY)
-        await until(lambda: finds(two, one))  # a provider's record is sent without an answer
+        await asked_until(lambda: finds(two, one), bool)  # a provider's record is sent without an answer
 
 
 async def test_dht_finds_the_third(js: None, go: None, rust: None) -> None:
@@ -125,8 +129,8 @@ async def test_dht_finds_the_third(js: None, go: None, rust: None) -> None:
         for peer in (one, two):
             await meet(peer, middle)
             await peer.call("dhtAddPeer", address=middle.address("tcp"))
-        await until(lambda: knows(middle, one))
-        await until(lambda: knows(middle, two))
+        await asked_until(lambda: knows(middle, one), bool)
+        await asked_until(lambda: knows(middle, two), bool)
         for peer, other in ((one, two), (two, one)):
             assert (await peer.call("dhtFindPeer", peerId=other.peer_id))["addresses"]
 
@@ -198,6 +202,24 @@ def test_a_failed_build_leaves_nothing_and_says_why(name: str, monkeypatch: pyte
     with pytest.raises(RuntimeError, match="ended with 7:\nthe build broke here"):
         ensure()
     assert [path for path in (tmp_path / "fabstir-interop").glob(f"{name}-*") if ".new-" not in path.name] == []
+
+
+def test_a_build_that_takes_too_long_ends_with_all_that_it_began(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    lock, another = os.open(path, os.O_CREAT | os.O_RDWR), os.open(path, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(subprocess.TimeoutExpired):
+        cache.run(["sh", "-c", "sleep 600 & wait"], tmp_path, lock, 2.0)
+    os.close(lock)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            fcntl.flock(another, fcntl.LOCK_EX | fcntl.LOCK_NB)  # as the next build will ask for it
+            break
+        except BlockingIOError:
+            assert time.monotonic() < deadline, "what the build began still holds the lock"
+            time.sleep(0.05)  # then look again
+    os.close(another)
 
 
 def test_the_program_is_the_one_of_these_sources(rust: None, go: None) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 
 import pytest
 
-from tests.conftest import LEFT_OUT
+from tests.conftest import leave_out
 
 NEEDS_PROMETHEUS = "has a real Prometheus scrape a daemon (on Debian: apt-get install prometheus)"
 
@@ -19,7 +18,4 @@ def prometheus_there(pytestconfig: pytest.Config) -> None:
     if not absent:
         return
     reason = f"there is no {' and no '.join(absent)} here"
-    if "prometheus" in os.environ.get("FABSTIR_REQUIRE", "").replace(" ", "").split(","):
-        pytest.fail(f"FABSTIR_REQUIRE asks for prometheus: {reason}", pytrace=False)
-    pytestconfig.stash.setdefault(LEFT_OUT, {})["prometheus"] = f"{NEEDS_PROMETHEUS}: {reason}"
-    pytest.skip(f"left out: {NEEDS_PROMETHEUS}: {reason}")
+    leave_out(pytestconfig, "prometheus", f"{NEEDS_PROMETHEUS}: {reason}")

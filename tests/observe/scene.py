@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import itertools
 import json
-import socket
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,8 @@ from typing import Any
 
 import trio
 
-from tests.functional.running import Connection, Process, daemon, fetch, ipc, post, ws
-from tests.support.ports import refusing_port
-from tests.support.waiting import until
+from tests.harness import Connection, Process, daemon, fetch, ipc, post, until, ws
+from tests.support.ports import free_port, refusing_port
 
 DOCS = Path(__file__).parents[2] / "docs"
 BOARD = DOCS / "grafana" / "fabstird.json"
@@ -51,24 +49,25 @@ class Prometheus:
 
 
 @asynccontextmanager
-async def prometheus(target: Process, directory: Path, interval: str = "1s") -> AsyncIterator[Prometheus]:
-    """One that scrapes ``target`` with its token, and has the alerts loaded."""
+async def prometheus(
+    target: Process, directory: Path, interval: str = "1s", found_by: Mapping[str, Any] | None = None
+) -> AsyncIterator[Prometheus]:
+    """One that scrapes ``target`` with its token, and has the alerts loaded. ``found_by``: what a job says instead of
+    the token and the target."""
+    found_by = found_by or {
+        "authorization": {"credentials_file": str(target.data_dir / "api.token")},
+        "static_configs": [{"targets": [f"127.0.0.1:{target.port}"]}],
+    }
     (directory / "prometheus.yml").write_text(
         json.dumps(  # JSON is YAML
             {
                 "global": {"scrape_interval": interval, "evaluation_interval": interval},
                 "rule_files": [str(ALERTS)],
-                "scrape_configs": [
-                    {
-                        "job_name": "fabstird",
-                        "authorization": {"credentials_file": str(target.data_dir / "api.token")},
-                        "static_configs": [{"targets": [f"127.0.0.1:{target.port}"]}],
-                    }
-                ],
+                "scrape_configs": [{"job_name": "fabstird", **found_by}],
             }
         )
     )
-    port = _free_port()
+    port = free_port()
     with (directory / "prometheus.log").open("wb") as log:
         process = await trio.lowlevel.open_process(
             [
@@ -97,13 +96,6 @@ async def prometheus(target: Process, directory: Path, interval: str = "1s") -> 
         process.terminate()
         with trio.CancelScope(shield=True):
             await process.wait()
-
-
-def _free_port() -> int:
-    """For a server that cannot be given port 0 and asked; taken by somebody else in between, it says so and ends."""
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        return int(tried.getsockname()[1])
 
 
 def expressions(rate: str = "10s") -> dict[str, str]:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import trio
 
-from tests.functional.running import daemon
+from tests.harness import daemon, until
 from tests.observe.scene import ALERTS, BOARD, DOCS, busy, expressions, prometheus
-from tests.support.waiting import until
 
 WITHIN = 120.0  # seconds for all queries to have an answer; they need two scrapes, and a busy machine its time
 TESTS = Path(__file__).with_name("alerts.test.yml")
@@ -81,7 +80,7 @@ async def test_an_alert_begins_when_the_node_is_stopped(prometheus_there: None, 
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(look)
-            await until(lambda: "FabstirdNodeNotStarted" in names, within=60)
+            await until(lambda: "FabstirdNodeNotStarted" in names, within=WITHIN)
 
 
 def test_the_alerts_fire_when_they_should_and_not_before(prometheus_there: None) -> None:

@@ -6,14 +6,13 @@ where they are required: `FABSTIR_REQUIRE=root`.
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import LEFT_OUT
+from tests.conftest import leave_out
 from tests.service.machine import PROJECT, SCRIPTS, Machine, booted, has_systemd
 from tests.service.unit import Service
 
@@ -22,10 +21,7 @@ from tests.service.unit import Service
 def systemd(root: None, pytestconfig: pytest.Config) -> None:
     """Whoever uses it may boot machines under systemd."""
     if (reason := has_systemd()) is not None:
-        if "root" in os.environ.get("FABSTIR_REQUIRE", "").replace(" ", "").split(","):
-            pytest.fail(f"FABSTIR_REQUIRE asks for root, which includes systemd: {reason}", pytrace=False)
-        pytestconfig.stash.setdefault(LEFT_OUT, {})["root"] = f"boots systemd: {reason}"
-        pytest.skip(f"left out: {reason}")
+        leave_out(pytestconfig, "root", f"boots systemd: {reason}")
 
 
 @pytest.fixture(scope="session")

@@ -5,21 +5,24 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from tests.harness import wait_until
+
 WITH_SYSTEMD = Path(__file__).with_name("with-systemd")
 PROJECT = Path(__file__).parents[2]
-LIFE = 900  # seconds after which it is gone, whatever became of the tests
+LIFE = 3600  # seconds after which it is gone, whatever became of the tests
 SCRIPTS = "/opt/fabstird/scripts"  # the project's, in the machine
-BOOT = 60.0
-COMMAND = 90.0  # seconds for one command, on a machine that is busy with other things
+BOOT = 180.0
+COMMAND = 180.0  # seconds for one command, on a machine that is busy with other things
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+until = partial(wait_until, within=120, every=0.05)
 
 
 class Machine:
@@ -85,8 +88,10 @@ def booted(log: Path) -> Iterator[Machine]:
             assert process.poll() is None, f"no systemd: {log.read_text()}"
             return _init(process.pid)
 
-        machine = Machine(until(find, BOOT))
-        until(lambda: machine.run("systemctl", "is-active", "basic.target", check=False).stdout == "active\n", BOOT)
+        machine = Machine(until(find, within=BOOT))
+        until(
+            lambda: machine.run("systemctl", "is-active", "basic.target", check=False).stdout == "active\n", within=BOOT
+        )
         yield machine
     finally:
         if (pid := _init(process.pid)) is not None:
@@ -109,15 +114,6 @@ def _init(pid: int) -> int | None:
     except (psutil.NoSuchProcess, FileNotFoundError):
         pass  # it has just ended
     return None
-
-
-def until(condition: Callable[[], Any], within: float = 60) -> Any:
-    """The first true value of ``condition``; fails after ``within`` seconds."""
-    deadline = time.monotonic() + within
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"still {value!r} after {within} s"
-        time.sleep(0.05)
-    return value
 
 
 def has_systemd() -> str | None:

@@ -10,7 +10,7 @@ import pytest
 from tests.service.machine import COMMAND, Machine, until
 from tests.service.unit import CONFIG, SOCKET, STATE, Service
 
-STOP = 5.0  # CONTRACT, section 1: SIGTERM to exit 0, even with peers
+STOP = 5.0  # seconds from SIGTERM to exit 0, even with peers
 UNITS = "/usr/local/lib/systemd/system"
 NO_DAEMON = 3  # exit status of `fabstir`
 WATCHDOG = "WatchdogSec=10\nRestartSec=100ms"
@@ -43,6 +43,14 @@ def test_systemd_finds_the_service_well_confined(machine: Machine) -> None:
     found = re.search(r"Overall exposure level for fabstird.service: ([0-9.]+)", ran.stdout)
     assert found, ran.stdout
     assert float(found[1]) <= 1.5, ran.stdout
+
+
+def test_what_it_may_use_is_limited(service: Service) -> None:
+    service.start()
+    assert (service.show("MemoryMax"), service.show("TasksMax")) == (str(1 << 30), "128")
+    # Not by TasksCurrent=: this machine's kernel may not give the unit a controller that counts
+    threads = service.machine.run("ls", f"/proc/{service.pid}/task").stdout.split()
+    assert 0 < len(threads) < 64
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,10 @@ def test_an_uninstallation_leaves_the_state_and_the_configuration(service: Servi
     found = machine.run("find", *OURS, "-name", "*fabstir*").stdout
     assert "/usr/local/lib/fabstird\n" in found
     assert "/usr/local/share/man/man8/fabstird.8\n" in found
-    assert "/usr/local/share/bash-completion/completions/fabstir\n" in found
+    for program in ("fabstir", "fabstird"):
+        assert f"/usr/local/share/bash-completion/completions/{program}\n" in found
+        assert f"/usr/local/share/zsh/site-functions/_{program}\n" in found
+        assert f"/usr/local/share/fish/vendor_completions.d/{program}.fish\n" in found
     assert "/etc/systemd/system/multi-user.target.wants/fabstird.service\n" in found
     words = machine.run(f"{SCRIPTS}/install", "uninstall").stdout
     assert words.startswith("fabstird is uninstalled. What is left is yours: /var/lib/fabstird")

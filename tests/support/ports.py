@@ -1,8 +1,24 @@
-"""Ports that behave badly in a known way."""
+"""Ports that behave badly in a known way, and one that nobody takes meanwhile."""
 
+import random
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port for a program that needs its number before it is started. It is below those that the kernel hands out, so
+    that nobody is given it meanwhile by chance."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as told:
+        first = int(told.read().split()[0])
+    while True:
+        port = random.SystemRandom().randrange(first - 12_000, first)
+        with socket.socket() as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue  # somebody has it
+            return port
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The bytes that every libp2p connection is made of: base58, protobuf fields, identities, multistream-select."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -10,6 +10,7 @@ BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 MULTISTREAM = "/multistream/1.0.0"
 _ED25519_KEY = b"\x08\x01\x12\x20"  # PublicKey{type: Ed25519, data: 32 bytes}
 _LONGEST_LINE = 1024
+_SIZES = {1: 8, 2: 0, 5: 4}  # of protobuf's wire types; 0 where the size comes before it
 
 Write = Callable[[bytes], Awaitable[None]]
 
@@ -56,6 +57,19 @@ def field(number: int, data: bytes) -> bytes:
 def fields(message: bytes) -> dict[int, list[bytes]]:
     """The length-delimited fields of a protobuf message by number; numbers are skipped."""
     found: dict[int, list[bytes]] = {}
+    for number, value in _parsed(message):
+        if isinstance(value, bytes):
+            found.setdefault(number, []).append(value)
+    return found
+
+
+def numbers(message: bytes) -> dict[int, int]:
+    """The varints of a protobuf message, the last one of each field."""
+    return {number: value for number, value in _parsed(message) if isinstance(value, int)}
+
+
+def _parsed(message: bytes) -> Iterator[tuple[int, int | bytes | None]]:
+    """Each field's number, and its varint or its bytes; None for a number of fixed size."""
     at = 0
 
     def take_varint() -> int:
@@ -72,18 +86,17 @@ def fields(message: bytes) -> dict[int, list[bytes]]:
                 return number
 
     while at < len(message):
-        key = take_varint()
-        if key & 7 == 0:
-            take_varint()
-        elif key & 7 == 2:
-            size = take_varint()
-            if at + size > len(message):
-                raise WireError("not a protobuf message")
-            found.setdefault(key >> 3, []).append(message[at : at + size])
-            at += size
-        else:
-            raise WireError(f"protobuf wire type {key & 7} is not used by libp2p")
-    return found
+        number, kind = divmod(take_varint(), 8)
+        if kind == 0:
+            yield number, take_varint()
+            continue
+        if kind not in _SIZES:
+            raise WireError(f"protobuf wire type {kind} is not used by libp2p")
+        size = _SIZES[kind] or take_varint()
+        if at + size > len(message):
+            raise WireError("not a protobuf message")
+        yield number, message[at : at + size] if kind == 2 else None
+        at += size
 
 
 class Identity:

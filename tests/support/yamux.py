@@ -17,7 +17,11 @@ _CHUNK = 64 * 1024
 
 
 class StreamReset(Exception):
-    """The other side reset this stream, or the connection is gone."""
+    """The other side reset this stream, with `code` as libp2p's error code, or the connection is gone."""
+
+    def __init__(self, reason: str, code: int | None = None) -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Stream:
@@ -36,12 +40,13 @@ class Stream:
         self._writable = trio.Event()
         self._unacknowledged = 0
         self._closed_here = False
+        self.reset_code: int | None = None  # with which the other side has reset it
 
     async def send_all(self, data: bytes) -> None:
         at = 0
         while at < len(data):
             if self._broken:
-                raise StreamReset(self._broken)
+                raise StreamReset(self._broken, self.reset_code)
             if not self._send_window:
                 self._writable = trio.Event()
                 await self._writable.wait()
@@ -71,10 +76,11 @@ class Stream:
             await self._muxer.send(_DATA, _FIN, self.number)
             self._muxer.forget_if_done(self)
 
-    async def reset(self) -> None:
+    async def reset(self, code: int = 0) -> None:
+        """`code` is libp2p's error code, which tells the other side why."""
         if not self._broken:
             self.break_with("reset here")
-            await self._muxer.send(_DATA, _RST, self.number)
+            await self._muxer.send(_WINDOW, _RST, self.number, length=code)
 
     @property
     def done(self) -> bool:
@@ -83,18 +89,24 @@ class Stream:
     async def _receive(self) -> bytes:
         while not self._inbox:
             if self._broken:
-                raise StreamReset(self._broken)
+                raise StreamReset(self._broken, self.reset_code)
             if self._ended:
                 return b""
             self._readable = trio.Event()
             await self._readable.wait()
+        grant = self._unacknowledged + len(self._inbox)
+        if grant >= _INITIAL_WINDOW // 2 and not self._ended:
+            self._unacknowledged -= grant
+            await self._muxer.send(_WINDOW, 0, self.number, length=grant)
+        # Nothing is waited for behind this: whoever is cancelled has taken nothing
         data = bytes(self._inbox)
         self._inbox.clear()
         self._unacknowledged += len(data)
-        if self._unacknowledged >= _INITIAL_WINDOW // 2 and not self._ended:
-            grant, self._unacknowledged = self._unacknowledged, 0
-            await self._muxer.send(_WINDOW, 0, self.number, length=grant)
         return data
+
+    async def grant(self, credit: int) -> None:
+        """Lets the other side send so much more than what is read here."""
+        await self._muxer.send(_WINDOW, 0, self.number, length=credit)
 
     # -- what the muxer's reader tells it
     def arrived(self, data: bytes) -> None:
@@ -206,9 +218,10 @@ class Muxer:
             return  # it ended here already
         if data:
             known.arrived(data)
-        if kind == _WINDOW and length:
+        if kind == _WINDOW and length and not flags & _RST:
             known.granted(length)
         if flags & _RST:
+            known.reset_code = length if kind == _WINDOW else 0
             known.break_with("reset by the other side")
         elif flags & _FIN:
             known.ended()

@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from fabstird.p2p.host import Host, HostObserver, HostSettings, Limits, Link, PeerInfo
+import trio
+
+from fabstird.p2p.host.host import Host, HostObserver, HostSettings, Limits, Link, PeerInfo, Stream
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+PROTOCOL = "/test/1"
 
 
 @dataclass
@@ -30,6 +33,22 @@ class Record(HostObserver):
 
     def identified(self, link: Link, info: PeerInfo) -> None:
         self.events.append(("identified", link.peer_id))
+
+
+class Peer:
+    """The other host, and the streams that it was sent; the test ends its handlers."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.streams: list[Stream] = []
+        self.came = trio.Event()
+        self.done = trio.Event()
+        host.set_stream_handler(PROTOCOL, self.serve)
+
+    async def serve(self, stream: Stream) -> None:
+        self.streams.append(stream)
+        self.came.set()
+        await self.done.wait()
 
 
 @asynccontextmanager

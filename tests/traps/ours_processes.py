@@ -10,7 +10,7 @@ import trio
 
 from .stock import Verdict, main
 
-ON_THE_WAY_TO_READY = ("cli", "daemon", "api.server", "rpc.methods", "p2p.node")
+ON_THE_WAY_TO_READY = ("cli", "daemon", "api.http_server", "rpc.methods.table", "p2p.node")
 
 
 async def imports() -> Verdict:
@@ -27,18 +27,18 @@ def exists(name: str) -> bool:
 
 async def root_logger() -> Verdict:
     """Configures logging, loads libp2p, lives a little."""
-    from fabstird.log import configure
+    from fabstird.log.logger import configure
 
     sys.stderr = output = io.StringIO()
     configure("info", "json")
     handlers = list(logging.getLogger().handlers)
 
-    from fabstird.p2p.node import load_libp2p
+    from fabstird.p2p.node import load
 
-    await load_libp2p()
+    await load()
 
+    from tests.harness import until
     from tests.support.minipeer import mini_peers
-    from tests.support.waiting import until
 
     from .ours import Record, address, our_host
 
@@ -48,7 +48,7 @@ async def root_logger() -> Verdict:
         await host.dial(await callee.listen(), timeout=5)
         async with await trio.open_tcp_stream("127.0.0.1", int(address(host).split("/")[4])) as stream:
             await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
-        await until(lambda: host.swarm.handshakes_failed)
+        await until(lambda: host.swarm.inbound.handshakes_failed)
     libp2p = logging.getLogger("libp2p")
     return {
         "root_handlers_are_ours": logging.getLogger().handlers == handlers,

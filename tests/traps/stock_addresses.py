@@ -10,9 +10,9 @@ import dns.rcode
 import trio
 from libp2p.network.exceptions import SwarmException
 
+from tests.harness import until
 from tests.support.minipeer import mini_peer
 from tests.support.ports import taken_port
-from tests.support.waiting import until
 
 from .stock import Verdict, main
 from .stock_hosts import peer_info, stock_host

@@ -7,8 +7,8 @@ import time
 
 import trio
 
+from tests.harness import until
 from tests.support.minipeer import mini_peer, mini_peers
-from tests.support.waiting import until
 
 from .stock import Verdict, main
 

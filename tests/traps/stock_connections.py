@@ -10,10 +10,10 @@ from libp2p.rcmgr import new_resource_manager
 from libp2p.rcmgr.manager import ResourceLimits
 from multiaddr import Multiaddr
 
+from tests.harness import until
 from tests.support.counting import tasks
 from tests.support.minipeer import ConnectionLost, Stage, mini_peer, mini_peers
 from tests.support.ports import black_hole, refusing_port
-from tests.support.waiting import until
 
 from .stock import Verdict, main
 from .stock_hosts import Observer, address, peer_info, stock_host

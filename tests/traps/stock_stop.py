@@ -3,9 +3,9 @@
 import trio
 import trio.testing
 
+from tests.harness import until
 from tests.support.counting import sockets, tasks
 from tests.support.minipeer import mini_peers
-from tests.support.waiting import until
 
 from .stock import Verdict, main
 from .stock_hosts import Observer, address, peer_info, stock_host

@@ -6,7 +6,7 @@ import socket
 import pytest
 import trio
 
-from fabstird.p2p.host import Host, ListenError
+from fabstird.p2p.host.host import Host, ListenError
 from tests.support.counting import held, released
 from tests.support.minipeer import mini_peers
 from tests.support.ports import taken_port

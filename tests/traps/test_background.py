@@ -4,13 +4,12 @@ py-libp2p 0.8.1, the others its absence in our host."""
 import pytest
 import trio
 
+from tests.harness import until
 from tests.support.counting import task_names
 from tests.support.minipeer import mini_peers
-from tests.support.waiting import until
 
 from .ours import Record, address, our_host
 from .stock import in_process, stock
-from .stock_hosts import peer_info
 
 # ------------------------------------------------------------------------------------------------------------ trap 13
 
@@ -30,19 +29,21 @@ async def test_stock_does_not_prune_a_peer_with_a_stream() -> None:
 
 
 async def test_ours_dials_nobody_and_closes_nobody_by_itself() -> None:
-    """Trap 13: neither task runs, and a peer that the library's store knows is not dialled, not even when a connection
-    ends, which wakes the stock auto-connector at once."""
+    """Trap 13: neither task runs, and a peer that was met is not dialled again, not even when a
+    connection ends, which wakes the stock auto-connector at once."""
     record = Record()
-    async with our_host(record=record) as host, mini_peers(2) as [heard_of, caller]:
+    async with our_host(record=record) as host, mini_peers(2) as [idle, caller]:
         before = set(task_names())
-        known = peer_info(await heard_of.listen())
-        host.swarm.peerstore.add_addrs(known.peer_id, known.addrs, 3600)
-        conn = await caller.dial(address(host))
-        await until(lambda: record.came)
-        await conn.aclose()
+        link = await host.dial(await idle.listen(), timeout=5)  # from now on the host has met it
+        await idle.accepted()
+        link.end("closed")
         await until(lambda: record.went)
+        conn = await caller.dial(address(host))
+        await until(lambda: len(record.came) == 2)
+        await conn.aclose()
+        await until(lambda: len(record.went) == 2)
         with pytest.raises(trio.TooSlowError), trio.fail_after(0.5):
-            await heard_of.accepted()
+            await idle.accepted()
         assert not [name for name in before | set(task_names()) if "AutoConnector" in name or "_prune" in name]
 
 

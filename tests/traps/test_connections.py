@@ -4,11 +4,11 @@ stock py-libp2p 0.8.1, the second its absence in our host."""
 import pytest
 import trio
 
-from fabstird.p2p.host import DialError, Host
+from fabstird.p2p.host.host import DialError, Host
+from tests.harness import until
 from tests.support.counting import held, released
 from tests.support.minipeer import Connection, ConnectionLost, MiniPeer, Stage, mini_peers
 from tests.support.ports import black_hole, refusing_port
-from tests.support.waiting import until
 
 from .ours import LOOPBACK, Record, address, our_host
 from .stock import stock
@@ -142,7 +142,7 @@ async def test_ours_drops_a_dialer_that_falls_silent(stage: Stage, transport: st
         with trio.fail_after(10 * TIMEOUT):
             await conn.closed.wait()
         await released(before)
-        assert host.swarm.handshakes_failed == 1
+        assert host.swarm.inbound.handshakes_failed == 1
         assert await (await healthy.dial(good)).ping() > 0
 
 

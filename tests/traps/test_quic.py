@@ -1,4 +1,5 @@
-"""Trap 20: why the daemon does not speak QUIC with what libp2p 0.8.1 brings."""
+"""Trap 20: why QUIC here is not what libp2p 0.8.1 brings. It stands on the same engine, under streams of its own, and
+every byte arrives at a reader that dawdles (tests/unit/test_quic.py)."""
 
 from .stock import in_process
 

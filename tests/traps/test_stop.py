@@ -8,10 +8,10 @@ from functools import partial
 import pytest
 import trio
 
-from fabstird.p2p.host import DialError
+from fabstird.p2p.host.host import DialError
+from tests.harness import until
 from tests.support.counting import held, released
 from tests.support.minipeer import Stage, mini_peers
-from tests.support.waiting import until
 
 from .ours import LOOPBACK, Record, address, our_host
 from .stock import stock

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import trio
 
+from tests.harness import until
 from tests.support.minipeer import Connection, StreamReset, mini_peers
-from tests.support.waiting import until
 from tests.support.wire import field, varint
 
 from .ours import Record, address, our_host
@@ -69,7 +69,7 @@ async def test_ours_outlives_a_handler_that_raises(handler: Callable[[Any], Awai
                     assert await stream.receive_all() == b""
                 except StreamReset:
                     pass
-        await until(lambda: host.swarm.stream_errors == 3)
+        await until(lambda: host.swarm.links.stream_errors == 3)
         await all_is_well(record, conn, other)
 
 

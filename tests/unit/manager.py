@@ -12,16 +12,18 @@ from typing import Any, cast
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fabstir_client.types import Direction
+from fabstir_client.api.types import Direction
 from fabstird.config import ConnectionsConfig, NodeConfig
 from fabstird.events import Entry, EventLog
 from fabstird.identity import Identity
-from fabstird.metrics import Counters
-from fabstird.p2p.book import Book
-from fabstird.p2p.commands import Commands
-from fabstird.p2p.connections import Connections
-from fabstird.p2p.history import History
-from fabstird.p2p.host import DialError, DialLimit, Host, PeerInfo
+from fabstird.metrics.counters import Counters
+from fabstird.p2p.fence import Fence
+from fabstird.p2p.host.host import DialError, DialLimit, Host, PeerInfo
+from fabstird.p2p.peers.book import Book
+from fabstird.p2p.peers.commands import Commands
+from fabstird.p2p.peers.history import History
+from fabstird.p2p.peers.manager import Connections
+from fabstird.p2p.peers.nearby import NEVER, Nearby
 
 OWN, A, B = (Identity.from_seed(bytes([number]) * 32).peer_id for number in range(3))
 A1, A2, B1 = f"/ip4/1.1.1.1/tcp/1/p2p/{A}", f"/ip4/2.2.2.2/tcp/2/p2p/{A}", f"/ip4/3.3.3.3/tcp/3/p2p/{B}"
@@ -33,7 +35,7 @@ Json = dict[str, Any]
 class FakeLink:
     peer_id: str
     address: str
-    direction_text: Direction = "outbound"
+    direction: Direction = "outbound"
     reason: str | None = None
     opened_at: int = 1700000000000
     opened: float = field(default_factory=trio.current_time)
@@ -42,8 +44,11 @@ class FakeLink:
     security = "/noise"
     muxer = "/yamux/1.0.0"
     key_type = "Ed25519"
+    punched = False
     handshake = 0.01
     streams: tuple[object, ...] = ()
+    bytes_in: int = 0
+    bytes_out: int = 0
     host: FakeHost | None = None
     checked: int = 0  # signs of life asked for
 
@@ -52,12 +57,12 @@ class FakeLink:
         return self.reason is not None
 
     @property
-    def pipe(self) -> Any:
-        return SimpleNamespace(remote=SimpleNamespace(host=self.address.split("/")[2]))
+    def relayed(self) -> bool:
+        return "/p2p-circuit" in self.address
 
     @property
-    def muxed_conn(self) -> Any:
-        return self
+    def pipe(self) -> Any:
+        return SimpleNamespace(remote=SimpleNamespace(host=self.address.split("/")[2]))
 
     def check(self) -> None:
         self.checked += 1
@@ -118,6 +123,7 @@ class FakeHost:
 
     def __init__(self, observer: Connections) -> None:
         self.peer_id = OWN
+        self.fence = Fence()
         self.observer = observer
         self.dials: list[Dial] = []
         self.up: list[FakeLink] = []
@@ -178,17 +184,20 @@ class Bench:
         self.book = Book(book)
         self.history = History()
         self.wall_ahead = 0.0  # seconds by which the wall clock is ahead of the steady one
-        limits = node.pop("limits", ConnectionsConfig())
+        limits, worth = node.pop("limits", ConnectionsConfig()), node.pop("worth", None)
         self.connections = Connections(
             NodeConfig(**node),
+            limits,
             self.events,
             self.counters,
             self.book,
             self.history,
-            limits,
+            Nearby(OWN, NEVER),
+            worth=worth,
             wall=lambda: trio.current_time() + self.wall_ahead,
         )
-        self.commands = Commands(OWN, self.book, self.history, self.connections)
+        self.commands = Commands(OWN, self.book, self.history)
+        self.commands.attach(self.connections)
         self.host = FakeHost(self.connections)
 
     def _tell(self, entry: Entry) -> None:

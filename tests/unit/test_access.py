@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
 import pytest
 import trio
 import trio.testing
 
-from fabstir_client.errors import Forbidden
-from fabstir_client.types_access import Access
-from fabstird.rpc.access import Caller, Grant, admit
+from fabstir_client.api.access import Access
+from fabstir_client.api.errors import Forbidden
+from fabstir_client.api.types import Params
+from fabstird.rpc.access import Caller, Grant, admit, admit_named
+from fabstird.rpc.methods.table import METHODS
+from fabstird.rpc.scope import Scope, match, named, peers_of
 
 LEVELS: tuple[Access, ...] = ("read", "write", "admin")
 
@@ -110,3 +117,72 @@ async def test_a_clock_that_is_set_forward_ends_a_grant_within_a_minute(
         await trio.testing.wait_all_tasks_blocked()
         jump = 10.0**9
     assert trio.current_time() - began <= 60
+
+
+OTHER = "12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA"
+STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fit", "others"),
+    [
+        ("/acme/job/1", ["/acme/job/1"], ["/acme/job/10", "/acme/job/", ""]),
+        ("/acme/*", ["/acme/", "/acme/job/1"], ["/acme", "/acmeX/1", "x/acme/1"]),
+        ("*", ["", "/any/thing"], []),
+        ("/*/job/*.0", ["/acme/job/1.0", "//job/.0", "/a/job/b/job/2.0"], ["/acme/job/1.1", "/job/1.0"]),
+        ("/a*b*a", ["/aba", "/axxbyya"], ["/ab", "/aa"]),
+        ("/a*a", ["/aa"], ["/a"]),
+        ("/a.c", ["/a.c"], ["/abc"]),
+        ("/" + "a*" * 60 + "b", [], ["/" + "a" * 120]),
+    ],
+)
+def test_patterns_of_protocols(pattern: str, fit: list[str], others: list[str]) -> None:
+    assert [name for name in fit + others if match(pattern, name)] == fit
+
+
+def test_a_scope_covers_those_that_can_do_no_more() -> None:
+    scope = Scope(("/acme/*", "/x/1"), frozenset({STRANGER}))
+    assert scope.covers(["/acme/job/*", "/x/1"], [STRANGER])
+    for protocols, peers in [(None, [STRANGER]), (["/x/*"], [STRANGER]), (["/x/1"], None), (["/x/1"], [OTHER])]:
+        assert not scope.covers(protocols, peers)
+    assert Scope(None, frozenset({STRANGER})).covers(None, [STRANGER])
+
+
+def test_what_names_peers() -> None:
+    assert peers_of(STRANGER) == [STRANGER]
+    assert peers_of(f"/ip4/1.2.3.4/tcp/1/p2p/{OTHER}/p2p-circuit/p2p/{STRANGER}") == [OTHER, STRANGER]
+    assert peers_of(f"/ip4/1.2.3.4/tcp/1/ipfs/{OTHER}") == [OTHER]
+    for text in ("", "/", "10.0.0.0/8", "10.0.0.1", "/dnsaddr/example.org", "/dns4/p2p/tcp/1", "/ip4/1.2.3.4/p2p/x"):
+        assert peers_of(text) == [None]
+
+
+# What a parameter of each of these names can name; whoever adds one sees to it that `scope.named` reads it
+NAMING = {"protocol", "peer_id", "address", "target", "ip", "cidr", "peers", "config"}
+
+
+def test_every_method_that_names_a_protocol_or_a_peer_is_held_to_the_scope() -> None:
+    """A call that names the other peer and the other protocol, in each way that it can, is refused in each."""
+    mistakes = []
+    refused: set[str] = set()
+    for method in METHODS:
+        names = {one.name for one in msgspec.structs.fields(method.params)} & NAMING
+        if method.name == "token.create":
+            continue  # it says what another token may name
+        for name in sorted(names - ({"peers"} if method.name == "wait" else set())):  # a number there
+            value: Any = {"protocol": "/other/1", "peers": [OTHER], "ip": "10.0.0.1", "cidr": "10.0.0.0/8"}.get(
+                name, OTHER
+            )
+            if name == "config":
+                value = {"bootstrapNodes": [f"/ip4/127.0.0.1/tcp/1/p2p/{OTHER}"]}
+            found = named(method.name, cast("Params", SimpleNamespace(**{name: value})))
+            grant = Grant("admin", "it", scope=Scope(("/acme/*",), frozenset({STRANGER})))
+            try:
+                admit_named(method.name, method.needs, caller(grant), found)
+            except Forbidden:
+                refused.add(method.name)
+            else:
+                if not (name == "target" and method.name.startswith("tunnel.")):
+                    mistakes.append((method.name, name))
+    assert mistakes == []
+    assert {"stream.open", "request", "protocol.handle", "connect", "peer.keep", "tunnel.listen", "start"} <= refused
+    assert named("sendMessage", cast("Params", SimpleNamespace(peer_id=OTHER))).protocols

@@ -57,13 +57,22 @@ def test_texts_are_shown_where_they_may_be_and_cut(given_: dict[str, Any], shown
     assert noted(given_)["params"] == shown
 
 
+# Long by repetition: the bounds are met in most examples, and few draws make one.
+long_text = st.builds(str.__mul__, st.text(min_size=1, max_size=4), st.sampled_from([1, TEXT, 4 * TEXT]))
+names = long_text | st.sampled_from(["config", "address", "methods"])
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["config", "address"]), inner),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | long_text,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | inner.map(lambda one: [one] * (2 * ITEMS))
+        | st.dictionaries(names, inner, max_size=4)
+        | inner.map(lambda one: {f"{number}": one for number in range(2 * ITEMS)})
+    ),
+    max_leaves=12,
 )
 
 
-@given(st.dictionaries(st.text() | st.sampled_from(["config", "address", "methods"]), json_values))
+@given(st.dictionaries(names, json_values, max_size=2 * ITEMS))
 def test_whatever_comes_is_kept_short(params: dict[str, Any]) -> None:
     shown = noted(params)["params"]
     assert len(json.dumps(shown, ensure_ascii=False).encode()) <= SIZE + 2 * ITEMS**3  # its spaces
@@ -81,3 +90,22 @@ def test_the_last_thousand_are_kept_and_who_comes_late_is_told() -> None:
     following, missed = audit.read(500, 1000)
     assert ([entry.seq for entry in following], missed) == (list(range(501, KEPT + 11)), 0)
     assert audit.read(audit.head, 10) == ([], 0)
+
+
+def test_refusals_push_out_nothing_else_and_are_throttled() -> None:
+    now = [1000.0]
+    audit = Audit(clock=lambda: now[0])
+    audit.add("peer.ban", {"target": "192.0.2.1"}, "ok", 0.001, transport="ipc")
+    for _ in range(1100):
+        audit.add("peer.ban", {}, "FORBIDDEN", 0.001, transport="http")
+        now[0] += 0.5
+    entries, missed = audit.read(None, 1000)
+    assert (entries[0].method, entries[0].outcome) == ("peer.ban", "ok")
+    assert len(entries) == 1 + 250
+    assert [one.seq for one in entries] == sorted(one.seq for one in entries)
+    assert audit.read(0, 1000)[1] == 1101 - 251
+    for _ in range(1000):
+        audit.add("peer.ban", {}, "FORBIDDEN", 0.001, transport="http")
+    assert audit.head <= 1101 + 10
+    assert audit.left_out >= 990
+    assert missed == 0

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fabstird.p2p.book import MAX_ADDRESSES, MAX_PEERS, Book
+from fabstird.config import LARGEST
+from fabstird.p2p.peers.bans import MAX_BANS
+from fabstird.p2p.peers.book import MAX_ADDRESSES, MAX_PEERS, Book
+from fabstird.stored import MAX_FILE
 
 
 class Clock:
@@ -152,3 +155,17 @@ def test_a_file_that_cannot_be_read_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "peers.json").mkdir()
     assert len(book(tmp_path / "peers.json")) == 0
     assert os.listdir(tmp_path) == ["peers.json"]
+
+
+def test_a_full_book_is_read_again(tmp_path: Path) -> None:
+    """However long the reasons are that the API takes: a larger file would be set aside at the next start."""
+    book = Book(tmp_path / "peers.json")
+    for number in range(MAX_BANS):
+        book.bans.add(f"10.0.{number // 256}.{number % 256}/32", LARGEST, "\x01" * 1000)
+    content = book.encode()
+    assert len(content) < MAX_FILE / 2
+    (tmp_path / "peers.json").write_bytes(content)
+    again = Book(tmp_path / "peers.json")
+    again.load()
+    assert again.bans.all() == book.bans.all()
+    assert len(again.bans) == MAX_BANS

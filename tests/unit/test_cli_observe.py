@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import socket
@@ -13,14 +12,17 @@ from typing import Any
 
 import pytest
 
-from fabstir_client import doctor
-from fabstir_client.cli import parser
-from fabstir_client.cli_doctor import text
-from fabstir_client.cli_grammar import read
-from fabstir_client.cli_shells import script
-from fabstir_client.cli_status import screen, size
-from fabstir_client.cli_tables import event_line, ordered
-from fabstir_client.doctor import Finding
+from fabstir_client._core.discovery import Target
+from fabstir_client._shells.grammar import read
+from fabstir_client.cli import doctor_checks, doctor_machine
+from fabstir_client.cli.doctor import text
+from fabstir_client.cli.doctor_findings import Context, Finding
+from fabstir_client.cli.format import event_line
+from fabstir_client.cli.observe import SORTS
+from fabstir_client.cli.parser import parser
+from fabstir_client.cli.results import ordered
+from fabstir_client.cli.status import screen, size
+from fabstir_client.cli.watch import View, chosen, pressed
 from tests.support.ports import refusing_port
 
 ROOT = Path(__file__).parents[2]
@@ -43,53 +45,10 @@ def test_the_man_pages_are_well_formed(page: str) -> None:
     assert shown.stderr == ""
 
 
-def test_every_command_is_in_the_man_page_and_in_every_completion() -> None:
-    whole = read(parser())
+def test_every_command_is_in_the_man_page() -> None:
     page = (ROOT / "docs" / "man" / "fabstir.1").read_text()
-    texts = {shell: script(shell, whole) for shell in ("bash", "zsh", "fish")}
-    for command in whole.commands:
+    for command in read(parser()).commands:
         assert f"\\fB{command.name[-1]}" in page
-        for shell, content in texts.items():
-            assert command.name[-1] in content, shell
-
-
-def completed(*words: str) -> set[str]:
-    """What bash would offer for the last word."""
-    listed = " ".join(f"'{word}'" for word in ("fabstir", *words))
-    program = f"{script('bash', read(parser()))}\nCOMP_WORDS=({listed}); COMP_CWORD={len(words)}\n_fabstir\n"
-    program += 'printf "%s\\n" "${COMPREPLY[@]}"\n'
-    done = subprocess.run(
-        ["bash", "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=WITHIN,
-        check=True,
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"},
-    )
-    return set(done.stdout.split())
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
-def test_bash_completes() -> None:
-    assert completed("sta") == {"start", "status"}
-    assert {"status", "doctor", "token"} <= completed("")
-    assert completed("peers", "--so") == {"--sort"}
-    assert completed("peers", "--sort", "l") == {"latency"}
-    assert completed("--json", "peers", "--wa") == {"--watch"}
-    assert completed("--data-dir", "peers", "sta") == {"start", "status"}, "a value is no command"
-    assert completed("wait", "sto") == {"stopped"}
-    assert completed("log", "de") == {"debug"}
-    assert completed("token", "cr") == {"create"}
-    assert completed("completion", "") == {"bash", "zsh", "fish"}
-    assert completed("call", "nothing") == set()
-
-
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_can_read_theirs(shell: str) -> None:
-    content = script(shell, read(parser()))
-    if shutil.which(shell) is None:
-        pytest.skip(f"left out: there is no {shell} here (package {shell})")
-    subprocess.run([shell, "-n"], input=content, text=True, check=True, timeout=WITHIN)
 
 
 PEERS: list[dict[str, Any]] = [
@@ -114,6 +73,45 @@ PEERS: list[dict[str, Any]] = [
 )
 def test_peers_in_order(by: str, reverse: bool, order: str) -> None:
     assert "".join(peer["peerId"] for peer in ordered(PEERS, by, reverse=reverse)) == order
+
+
+def view(keys: str, given: View | None = None) -> View | None:
+    """The view after these keys."""
+    now = given or View("since", False)
+    for at, key in enumerate(keys):
+        after = pressed(now, key)
+        if after is None:
+            assert at == len(keys) - 1
+            return None
+        now = after
+    return now
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("q", None),
+        ("s", View("peer", False)),
+        ("s" * len(SORTS), View("since", False)),
+        ("rr", View("since", False)),
+        ("/qs", View("since", False, "qs", typing=True)),
+        ("/rx\x7f\r", View("since", False, "r")),
+        ("/x\x1b", View("since", False)),
+        ("/x\n\x1b", View("since", False)),
+        ("/\x7f\x00", View("since", False, "", typing=True)),
+        ("/" + "y" * 1000, View("since", False, "y" * 60, typing=True)),
+        ("xyz\x1b", View("since", False)),
+    ],
+)
+def test_keys(keys: str, expected: View | None) -> None:
+    assert view(keys) == expected
+
+
+def test_the_filter_is_looked_for_in_all_that_is_known() -> None:
+    peers = [{"peerId": STRANGER, "direction": "inbound", "connectedAt": 1, "agentVersion": "Kubo/0.30"}]
+    for wanted in ("kubo", STRANGER[20:30], "inb", ""):
+        assert chosen(peers, View("since", False, wanted)) == peers, wanted
+    assert chosen(peers, View("since", False, "rust")) == []
 
 
 STATUS: dict[str, Any] = {
@@ -179,33 +177,81 @@ def test_colours_change_nothing_but_the_colour() -> None:
 def test_a_bootstrap_node_that_listens_and_one_that_does_not() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, refusing_port() as closed:
         port = server.getsockname()[1]
-        there = doctor._reach(f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}")
-        gone = doctor._reach(f"/ip4/127.0.0.1/tcp/{closed}/p2p/{STRANGER}")
+        there = doctor_machine._reach(f"/ip4/127.0.0.1/tcp/{port}/p2p/{STRANGER}")
+        gone = doctor_machine._reach(f"/ip4/127.0.0.1/tcp/{closed}/p2p/{STRANGER}")
     assert (there.state, gone.state) == ("ok", "fault")
     assert "refused" in gone.text
     assert gone.cure
 
 
 @pytest.mark.parametrize(
-    "address", [f"/dnsaddr/example.org/p2p/{STRANGER}", "/ip4/1.1.1.1/udp/1/quic-v1", "/ip4/1.1.1.1", "/", "nonsense"]
+    "address", [f"/dnsaddr/example.org/p2p/{STRANGER}", "/ip4/1.1.1.1/udp/1/quic-v1", "/ip4/1.1.1.1"]
 )
 def test_what_cannot_be_tried_from_outside_is_said(address: str) -> None:
-    assert doctor._reach(address).state == "skipped"
+    assert doctor_machine._reach(address).state == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("/", "is no multiaddr"),
+        ("nonsense", "is no multiaddr"),
+        (f"/ip4/1.2.3.999/tcp/1/p2p/{STRANGER}", "is no /ip4 address"),
+        (f"/ip4/1.2.3.4/tcp/99999/p2p/{STRANGER}", "is no port"),
+        ("/ip4/1.2.3.4/tcp/1/p2p/cannot-be-decoded", "cannot be decoded"),
+        (f"/ip4/1.2.3.4/tcp/1/p2p/{STRANGER[:-1]}", "cannot be decoded"),
+    ],
+)
+def test_an_address_that_cannot_be_one_is_a_fault(address: str, words: str) -> None:
+    found = doctor_machine._reach(address)
+    assert (found.state, found.cure) == ("fault", "correct [node] bootstrap_nodes")
+    assert words in found.text
 
 
 def test_a_secret_that_others_can_read(tmp_path: Path) -> None:
     path = tmp_path / "api.token"
     path.write_text("x")
     path.chmod(0o600)
-    assert [one.state for one in doctor._secret(str(path))] == ["ok"]
+    assert [one.state for one in doctor_checks._secret(str(path))] == ["ok"]
     path.chmod(0o644)
-    (finding,) = doctor._secret(str(path))
+    (finding,) = doctor_checks._secret(str(path))
     assert (finding.state, finding.cure) == ("fault", f"chmod 600 {path}")
-    assert list(doctor._secret(str(tmp_path / "none"))) == []
+    assert list(doctor_checks._secret(str(tmp_path / "none"))) == []
+
+
+def mapping_found(*known: str, **told: str) -> Finding:
+    """What the doctor finds where the daemon tells this of port mapping, with these addresses mapped."""
+    entries = [{"address": f"{address}/p2p/{STRANGER}", "from": ["mapped"]} for address in known]
+    context = Context(Target(), addresses={"reachability": entries, "portMapping": told})
+    (finding,) = doctor_machine._mapping(context)
+    return finding
+
+
+def test_port_mapping_as_it_stands() -> None:
+    assert mapping_found(state="off").text == "switched off: [nat] port_mapping"
+    assert mapping_found(state="idle", reason="no router").state == "skipped"
+    assert mapping_found(state="asking", gateway="10.0.0.1").state == "skipped"
+    refused = mapping_found(state="refused", gateway="10.0.0.1", reason="pcp: no")
+    assert (refused.state, refused.text) == ("warning", "the router at 10.0.0.1 maps no port: pcp: no")
+    assert refused.cure
+    public = mapping_found("/ip4/45.32.1.1/tcp/4001", state="mapped", gateway="10.0.0.1", method="pcp")
+    assert (public.state, public.cure) == ("ok", None)
+    assert public.text == "the router at 10.0.0.1 leads here from /ip4/45.32.1.1/tcp/4001, by pcp"
+    partly = mapping_found("/ip4/45.32.1.1/tcp/1", state="mapped", gateway="10.0.0.1", method="pcp", reason="not 2")
+    assert partly.state == "warning"
+    assert list(doctor_machine._mapping(Context(Target()))) == []
+
+
+def test_a_mapping_behind_a_second_router_is_of_no_use_and_said_so() -> None:
+    for outside in ("100.64.9.1", "192.168.0.7"):
+        found = mapping_found(f"/ip4/{outside}/tcp/4001", state="mapped", gateway="10.0.0.1", method="pcp", reason="hm")
+        assert found.state == "warning"
+        assert found.cure is not None
+        assert "[relay] nodes" in found.cure
 
 
 def test_the_kernel_says_something_of_its_clock() -> None:
-    assert doctor._synchronised() in (True, False, None)
+    assert doctor_machine._synchronised() in (True, False, None)
 
 
 def test_a_finding_is_shown_with_its_cure_and_without_a_stranger_s_escapes() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fabstir_client.discovery import Candidate, Endpoint, Target, describe, unreachable
-from fabstir_client.errors import InvalidConfig
+from fabstir_client._core.discovery import Candidate, Endpoint, Target, describe, unreachable
+from fabstir_client.api.errors import InvalidConfig
 
 GONE = 2**22 + 1  # a pid that Linux never gives out
 
@@ -31,16 +31,21 @@ def endpoints(target: Target, **environ: str) -> list[str]:
 
 def test_the_usual_places_in_order(tmp_path: Path) -> None:
     environ = {"XDG_STATE_HOME": str(tmp_path / "state"), "XDG_RUNTIME_DIR": str(tmp_path / "run"), "HOME": "/nowhere"}
-    assert endpoints(Target(), **environ) == [f"ipc:{tmp_path}/run/fabstird/api.sock", "ipc:/run/fabstird/api.sock"]
+    assert endpoints(Target(), **environ) == [
+        f"ipc:{tmp_path}/run/fabstird/api.sock",
+        f"ipc:{tmp_path}/state/fabstird/api.sock",
+        "ipc:/run/fabstird/api.sock",
+    ]
     api_file(tmp_path / "state" / "fabstird", pid=1, ipc="/elsewhere/api.sock", http=None)
     assert endpoints(Target(), **environ)[0] == "ipc:/elsewhere/api.sock"
-    assert len(tried(Target(), **environ)) == 3
+    assert len(tried(Target(), **environ)) == 4
 
 
 def test_without_xdg_the_home_directory_is_asked(tmp_path: Path) -> None:
     api_file(tmp_path / ".local" / "state" / "fabstird", pid=1, ipc="/a.sock")
     assert endpoints(Target(), HOME=str(tmp_path), XDG_STATE_HOME="relative") == [
         "ipc:/a.sock",
+        f"ipc:{tmp_path}/.local/state/fabstird/api.sock",
         "ipc:/run/fabstird/api.sock",
     ]
 
@@ -158,12 +163,32 @@ def test_no_representation_shows_the_token() -> None:
 
 
 def test_the_error_says_what_was_tried_and_what_to_run() -> None:
-    error = unreachable([("/a.sock", describe(FileNotFoundError(2, "x"))), ("/b", describe(ConnectionRefusedError()))])
+    tried = [("/a.sock", describe(FileNotFoundError(2, "x"))), ("/b", describe(ConnectionRefusedError()))]
+    error = unreachable(tried, Target(data_dir="/srv/my node"))
     assert str(error) == (
         "no daemon was reached (tried /a.sock: not there; /b: refused, nobody listens there). "
-        "Start one with: fabstird run"
+        "Start one with: fabstird run --data-dir '/srv/my node'"
     )
     assert (error.code, error.retryable) == ("DAEMON_UNREACHABLE", True)
+
+
+@pytest.mark.parametrize(
+    ("target", "environ", "command"),
+    [
+        (Target(), {}, "fabstird run"),
+        (Target(data_dir="/tmp/bob"), {"FABSTIR_API": "ipc:/run/a"}, "fabstird run --data-dir /tmp/bob"),
+        (Target("ipc:/run/a b"), {}, "fabstird run --set 'api.ipc=/run/a b'"),
+        (Target(), {"FABSTIR_API": "ipc:/run/a"}, "fabstird run --set api.ipc=/run/a"),
+        (Target("http://localhost:4780"), {}, "fabstird run --set api.http=localhost:4780"),
+        (Target("http://[::1]:4780/"), {}, "fabstird run --set 'api.http=[::1]:4780'"),
+        (Target("http://localhost:4780/behind/a/proxy"), {}, None),
+        (Target("http://node.example.org:4780"), {}, None),
+    ],
+)
+def test_the_command_starts_a_daemon_where_the_caller_looks(
+    target: Target, environ: dict[str, str], command: str | None
+) -> None:
+    assert target.start(environ) == command
 
 
 def test_who_may_not_is_told_who_may(tmp_path: Path) -> None:
@@ -178,4 +203,4 @@ def test_who_may_not_is_told_who_may(tmp_path: Path) -> None:
     path.touch(0o600)
     alone = describe(denied, str(path))
     assert alone == f"permission denied, it is for the user {name} alone"
-    assert str(unreachable([("/a.sock", alone)])) == f"no daemon was reached (tried /a.sock: {alone})"
+    assert str(unreachable([("/a.sock", alone)], Target())) == f"no daemon was reached (tried /a.sock: {alone})"

@@ -1,12 +1,9 @@
-"""`P2PClient` and `FabstirSDK`, in event loops and in threads, over a scripted daemon."""
+"""`P2PClient`, in event loops and in threads, over a scripted daemon."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,75 +11,13 @@ import pytest
 
 import fabstir_client
 from fabstir_client import FabstirSDK, P2PClient, sync
-from fabstir_client.errors import DaemonUnreachable, InvalidConfig, InvalidState, ListenFailed, NodeNotRunning
-from fabstir_client.follower import NodeView
-from fabstir_client.types import Event, Status
-from tests.unit.scripted_daemon import OWN, PEER, ScriptedDaemon, scripted_daemon, until
-
-BACKENDS = ("trio", "asyncio")
-WITHIN = 60  # seconds; a bound, never a wait
-
-Seen = list[tuple[str, Any]]
-NAMES = (
-    *("p2p:started", "p2p:stopped", "peer:connect", "peer:disconnect", "peer:identify"),
-    *("connection:retry", "connection:failed", "connection:cancelled", "error", "lagged"),
-)
-
-
-@pytest.fixture
-def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedDaemon]:
-    with scripted_daemon(tmp_path / "api.sock") as daemon:
-        monkeypatch.setenv("FABSTIR_API", f"ipc:{daemon.path}")
-        before = set(threading.enumerate())
-        yield daemon
-        until(lambda: not [t for t in set(threading.enumerate()) - before if t.name == "fabstir_client events"])
-
-
-async def bounded(test: Callable[[ScriptedDaemon], Awaitable[None]], daemon: ScriptedDaemon) -> None:
-    with anyio.fail_after(WITHIN):
-        await test(daemon)
-
-
-def both(test: Callable[[ScriptedDaemon], Awaitable[None]]) -> Callable[..., None]:
-    @pytest.mark.parametrize("backend", BACKENDS)
-    def run(backend: str, daemon: ScriptedDaemon) -> None:
-        anyio.run(bounded, test, daemon, backend=backend)
-
-    run.__doc__ = test.__doc__
-    return run
-
-
-def following() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "fabstir_client events"]
-
-
-def listen(emitter: Any, seen: Seen, names: Any = NAMES) -> None:
-    for name in names:
-        emitter.on(name, lambda payload, name=name: seen.append((name, payload)))
-
-
-async def eventually(condition: Callable[[], Any]) -> Any:
-    """The first true value of ``condition``; whoever calls brings the bound."""
-    while not (value := condition()):  # noqa: ASYNC110 - threads make it true
-        await anyio.sleep(0.005)
-    return value
-
-
-async def has(seen: Seen, name: str) -> Any:
-    """The payload of the newest event of that name, once there is one."""
-    found = await eventually(lambda: [payload for known, payload in seen if known == name])
-    return found[-1]
-
-
-def connect_peer(daemon: ScriptedDaemon) -> None:
-    daemon.peers.append(PEER)
-    daemon.publish("peer:connect", peerId=PEER, address="/ip4/1.2.3.4/tcp/1", direction="inbound")
-
-
-def fail_bootstrap(daemon: ScriptedDaemon) -> dict[str, Any]:
-    data = {"type": "BOOTSTRAP_CONNECTION_FAILED", "address": "/ip4/1.2.3.4/tcp/1", "message": "refused"}
-    daemon.publish("error", **data)
-    return data
+from fabstir_client._sync.follower import NodeView
+from fabstir_client.api.errors import DaemonUnreachable, InvalidConfig, InvalidState, ListenFailed, NodeNotRunning
+from fabstir_client.api.types import Event, Status
+from tests.harness import wait_until
+from tests.unit.backends import BACKENDS, WITHIN, both, bounded, waiting_in_vain
+from tests.unit.scripted_daemon import OWN, PEER, ScriptedDaemon, connect_peer
+from tests.unit.told import Seen, eventually, following, has, listen
 
 
 def status(epoch: str, head: int, *, started: bool) -> Status:
@@ -131,9 +66,10 @@ async def test_a_life_without_any_context_manager(daemon: ScriptedDaemon) -> Non
 
 @both
 async def test_a_life_in_a_context_manager(daemon: ScriptedDaemon) -> None:
-    with anyio.move_on_after(0.05):
+    with anyio.CancelScope() as scope:
         async with P2PClient() as client:
             assert client.is_started()
+            scope.cancel()
             await anyio.sleep_forever()
     assert daemon.state == "stopped"
     assert following() == []
@@ -207,9 +143,8 @@ async def test_stop_may_be_called_by_a_handler(daemon: ScriptedDaemon) -> None:
     stopped = anyio.Event()
 
     async def enough(_: Any) -> None:
-        begun = time.monotonic()
-        await client.stop()
-        assert time.monotonic() - begun < 1
+        with waiting_in_vain():
+            await client.stop()
         stopped.set()
 
     client.on("peer:connect", enough)
@@ -233,9 +168,8 @@ async def test_stop_may_be_called_by_the_handler_of_the_start(daemon: ScriptedDa
         await client.stop()
 
     client.on("p2p:started", at_once)
-    begun = time.monotonic()
-    await client.start()
-    assert time.monotonic() - begun < 2
+    with waiting_in_vain():
+        await client.start()
     await eventually(lambda: not following())
     assert not client.is_started()
 
@@ -244,17 +178,15 @@ async def test_stop_may_be_called_by_the_handler_of_the_start(daemon: ScriptedDa
 def test_a_handler_that_never_ends_does_not_hold_up_stop(
     backend: str, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fabstir_client.p2p.DELIVERED_WITHIN", 0.1)
-    monkeypatch.setattr("fabstir_client.p2p.ENDED_WITHIN", 0.1)
+    monkeypatch.setattr("fabstir_client._async.p2p.DELIVERED_WITHIN", 0.1)
+    monkeypatch.setattr("fabstir_client._async.p2p.ENDED_WITHIN", 0.1)
 
     async def main(daemon: ScriptedDaemon) -> None:
         client = P2PClient()
         client.on("peer:connect", lambda _: anyio.sleep_forever())
         await client.start()
         connect_peer(daemon)
-        begun = time.monotonic()
         await client.stop()
-        assert time.monotonic() - begun < 2
         assert daemon.state == "stopped"
 
     anyio.run(bounded, main, daemon, backend=backend)
@@ -270,7 +202,7 @@ def test_a_loop_that_ends_without_stop_takes_the_thread_along(backend: str, daem
     anyio.run(bounded, main, daemon, backend=backend)
     assert len(following()) == 1
     daemon.publish("note")
-    until(lambda: not following())
+    wait_until(lambda: not following())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -291,7 +223,7 @@ def test_a_loop_that_ends_in_the_middle_of_a_handler_takes_the_thread_along(
         await begun.wait()
 
     anyio.run(bounded, main, daemon, backend=backend)
-    until(lambda: not following())
+    wait_until(lambda: not following())
 
 
 @both
@@ -417,113 +349,6 @@ def test_a_wrong_configuration_is_told_at_once() -> None:
             kind({"bootstrapnodes": []})
 
 
-# FabstirSDK
-
-SDK_NAMES = ("error", "connected", "disconnected", *(n if n.startswith("p2p:") else f"p2p:{n}" for n in NAMES))
-
-
-@both
-async def test_the_sdk_in_production(daemon: ScriptedDaemon) -> None:
-    seen: Seen = []
-    sdk = FabstirSDK("production", {"bootstrapNodes": []})
-    listen(sdk, seen, SDK_NAMES)
-    assert (sdk.is_p2p_enabled(), sdk.is_p2p_connected(), sdk.get_p2p_status()) == (True, False, "disabled")
-    assert await sdk.get_p2p_metrics() is None
-    await sdk.connect()
-    assert seen == [("p2p:started", {"peerId": OWN, "listenAddresses": []}), ("connected", {})]
-    assert (sdk.is_connected, sdk.is_p2p_connected(), sdk.get_p2p_status()) == (True, True, "connected")
-    connect_peer(daemon)
-    assert await has(seen, "p2p:peer:connect") == PEER
-    data = fail_bootstrap(daemon)
-    assert await has(seen, "error") == {"type": "P2P_ERROR", "error": data}
-    assert ("p2p:error", data) in seen
-    seen.clear()
-    await sdk.disconnect()
-    assert seen == [("p2p:peer:disconnect", PEER), ("p2p:stopped", {"peerId": OWN}), ("disconnected", {})]
-    assert (sdk.is_connected, sdk.is_p2p_connected(), sdk.get_p2p_status()) == (False, False, "disconnected")
-    assert following() == []
-
-
-@both
-async def test_the_sdk_tells_of_a_start_also_where_the_node_ran_before(daemon: ScriptedDaemon) -> None:
-    daemon.state = "started"
-    seen: Seen = []
-    sdk = FabstirSDK("production", {})
-    listen(sdk, seen, SDK_NAMES)
-    await sdk.connect()
-    await sdk.connect()
-    assert [name for name, _ in seen] == ["p2p:started", "connected", "connected"]
-    await sdk.disconnect()
-
-
-@both
-async def test_the_sdk_does_not_fail_over_p2p(daemon: ScriptedDaemon) -> None:
-    seen: Seen = []
-    sdk = FabstirSDK("production", {}, api="ipc:/nonexistent")
-    listen(sdk, seen, SDK_NAMES)
-    await sdk.connect()
-    assert (sdk.is_connected, sdk.is_p2p_connected(), sdk.get_p2p_status()) == (True, False, "disconnected")
-    assert [name for name, _ in seen] == ["error", "connected"]
-    error = seen[0][1]
-    assert (error["type"], error["error"]["type"]) == ("P2P_ERROR", "DAEMON_UNREACHABLE")
-    assert "fabstird run" in error["error"]["message"]
-    await sdk.disconnect()
-
-
-@both
-async def test_the_sdk_tells_when_the_daemon_is_lost(daemon: ScriptedDaemon) -> None:
-    seen: Seen = []
-    sdk = FabstirSDK("production", {})
-    listen(sdk, seen, SDK_NAMES)
-    await sdk.connect()
-    daemon.stop()
-    assert (await has(seen, "error"))["error"]["type"] == "CONNECTION_LOST"
-    assert sdk.get_p2p_status() == "disconnected"
-    seen.clear()
-    await sdk.disconnect()
-    assert ("disconnected", {}) in seen
-    assert ("p2p:stopped", {"peerId": OWN}) not in seen
-
-
-@both
-async def test_the_sdk_may_be_disconnected_by_a_handler(daemon: ScriptedDaemon) -> None:
-    sdk = FabstirSDK("production", {})
-    done = anyio.Event()
-
-    async def enough(_: Any) -> None:
-        begun = time.monotonic()
-        await sdk.disconnect()
-        assert time.monotonic() - begun < 1
-        done.set()
-
-    sdk.on("p2p:peer:connect", enough)
-    await sdk.connect()
-    connect_peer(daemon)
-    await done.wait()
-    await eventually(lambda: not following())
-
-
-@both
-async def test_the_sdk_without_p2p(daemon: ScriptedDaemon) -> None:
-    sdk = FabstirSDK(mode="mock", p2p_config={"bootstrapNodes": []})
-    seen: Seen = []
-    listen(sdk, seen, SDK_NAMES)
-    await sdk.connect()
-    assert (sdk.is_p2p_enabled(), sdk.is_p2p_connected(), sdk.get_p2p_status()) == (False, False, "disabled")
-    assert await sdk.get_p2p_metrics() is None
-    await sdk.disconnect()
-    assert [name for name, _ in seen] == ["connected", "disconnected"]
-    assert daemon.calls == []
-
-
-@pytest.mark.parametrize("kind", [FabstirSDK, sync.FabstirSDK])
-def test_a_mode_that_is_none_and_a_production_without_configuration(kind: Any) -> None:
-    with pytest.raises(InvalidConfig, match="invalid mode 'prod'"):
-        kind("prod", {})
-    with pytest.raises(InvalidConfig, match="mode production needs p2p_config"):
-        kind("production")
-
-
 # The blocking twins
 
 
@@ -539,7 +364,7 @@ def test_a_blocking_life(daemon: ScriptedDaemon) -> None:
         assert (client.is_started(), client.get_status()) == (True, "started")
         assert seen == [("p2p:started", {"peerId": OWN, "listenAddresses": []})]
         connect_peer(daemon)
-        until(lambda: ("peer:connect", PEER) in seen)
+        wait_until(lambda: ("peer:connect", PEER) in seen)
         assert client.get_connected_peers() == [PEER]
         client.stop()
         assert seen[2:] == [("peer:disconnect", PEER), ("p2p:stopped", {"peerId": OWN})]
@@ -553,7 +378,7 @@ def test_a_blocking_stop_by_a_handler(daemon: ScriptedDaemon) -> None:
     client.on("peer:connect", lambda _: client.stop())
     client.start()
     connect_peer(daemon)
-    until(lambda: not following())
+    wait_until(lambda: not following())
     assert daemon.state == "stopped"
     assert not client.is_started()
 
@@ -574,26 +399,6 @@ def test_a_blocking_start_that_fails(daemon: ScriptedDaemon) -> None:
         sync.P2PClient({"maxRetries": 1}, restart=False).start()
     with sync.P2PClient({"maxRetries": 1}) as client:
         assert client.is_started()
-
-
-def test_the_blocking_sdk(daemon: ScriptedDaemon) -> None:
-    seen: Seen = []
-    with sync.FabstirSDK("production", {"bootstrap_nodes": []}) as sdk:
-        listen(sdk, seen, SDK_NAMES)
-        assert sdk.get_p2p_status() == "connected"
-        data = fail_bootstrap(daemon)
-        until(lambda: ("error", {"type": "P2P_ERROR", "error": data}) in seen)
-    assert sdk.get_p2p_status() == "disconnected"
-    assert ("p2p:stopped", {"peerId": OWN}) in seen
-
-
-def test_the_blocking_sdk_does_not_fail_over_p2p() -> None:
-    seen: Seen = []
-    sdk = sync.FabstirSDK("production", {}, api="ipc:/nonexistent")
-    listen(sdk, seen, SDK_NAMES)
-    sdk.connect()
-    assert [name for name, _ in seen] == ["error", "connected"]
-    assert sdk.is_connected
 
 
 @pytest.mark.parametrize(("kind", "twin"), [(P2PClient, sync.P2PClient), (FabstirSDK, sync.FabstirSDK)])

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from fabstir_client.errors import DialFailed, InvalidParams, LimitExceeded
+from fabstir_client.api.errors import DialFailed, InvalidParams, LimitExceeded
 from fabstird.config import ConnectionsConfig
-from fabstird.p2p import bans, book, commands
-from fabstird.p2p.book import Book
-from fabstird.p2p.history import History
+from fabstird.p2p.host.host import Host
+from fabstird.p2p.nat.relay_places import Places
+from fabstird.p2p.nat.relay_service import worth
+from fabstird.p2p.peers import bans, book, commands
+from fabstird.p2p.peers.book import Book
+from fabstird.p2p.peers.history import History
 from tests.unit.manager import A1, A2, B1, OWN, SAID, A, B, Bench, FakeLink, running
 
 MARKS = ConnectionsConfig(low_water=2, high_water=3, max=10, grace_period=1000)
-
-
-@pytest.fixture(name="book")
-def book_(tmp_path: Path) -> Path:
-    return tmp_path / "peers.json"
 
 
 def peer(number: int) -> str:
@@ -83,6 +84,16 @@ async def test_trimming_spares_bootstrap_kept_and_protected_peers_and_then_high_
         bring(bench, 2, 3)
         await bench.settle(0.001)
         assert left(bench) == {A, B, peer(1), peer(2)}
+
+
+async def test_trimming_counts_what_a_relay_of_ours_makes_of_a_peer(mock_clock: MockClock, book: Path) -> None:
+    places = Places(reservations=1, circuits=1)
+    places.reserve(peer(4), "192.0.2.1", time.time())
+    async with running(mock_clock, book, limits=MARKS, worth=partial(worth, places)) as bench:
+        for number in (1, 2, 3, 4):
+            bring(bench, number)
+            await bench.settle(2)
+        assert left(bench) == {peer(1), peer(4)}, "the youngest has a reservation"
 
 
 async def test_at_the_high_watermark_nobody_is_trimmed(mock_clock: MockClock, book: Path) -> None:
@@ -183,6 +194,54 @@ async def test_a_kept_peer_is_dialled_like_a_bootstrap_node_until_it_is_forgotte
         assert bench.connections.cycles() == []
 
 
+async def test_what_is_kept_and_forgotten_while_the_node_is_being_started_counts(
+    mock_clock: MockClock, book: Path
+) -> None:
+    """Connections stand before the host does, and are in nobody's reach until it does."""
+    bench = Bench(mock_clock, book)
+    bench.commands.keep(B1)
+    bench.commands.detach()
+    bench.commands.keep(A1)
+    bench.commands.forget(B1)
+    bench.commands.attach(bench.connections)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.connections.run, cast(Host, bench.host))
+        await bench.settle()
+        assert [dial.address for dial in bench.host.dials] == [A1]
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_address_that_is_forgotten_and_kept_while_it_is_dialled_is_dialled_anew(
+    mock_clock: MockClock, book: Path
+) -> None:
+    async with running(mock_clock, book, retry_delay=100) as bench:
+        bench.commands.keep(A1)
+        await bench.settle()
+        first = bench.dial()
+        bench.news()
+        for _ in range(3):  # all before the dial has had its turn
+            bench.commands.forget(A1)
+            bench.commands.keep(A1)
+        await bench.settle()
+        assert first.cancelled
+        assert len(bench.host.dials) == 2
+        second = bench.dial()
+        assert bench.news() == []
+        # What the first brings in its last moment is not the second's
+        bench.commands.forget(A1)
+        second.fail("refused in the very moment")
+        bench.commands.keep(A1)
+        await bench.settle()
+        assert len(bench.host.dials) == 3
+        assert bench.news() == []
+        bench.dial().fail()
+        await bench.settle(0.101)
+        assert [what for what, _ in bench.news()] == ["error", "connection:retry"]
+        bench.dial().succeed(A)
+        await bench.settle()
+        assert [cycle.phase for cycle in bench.connections.cycles()] == ["connected"]
+
+
 async def test_a_bootstrap_node_cannot_be_forgotten_only_its_keeping_can(mock_clock: MockClock, book: Path) -> None:
     async with running(mock_clock, book, A1) as bench:
         bench.commands.keep(A1)
@@ -190,10 +249,53 @@ async def test_a_bootstrap_node_cannot_be_forgotten_only_its_keeping_can(mock_cl
         assert [cycle.address for cycle in bench.connections.cycles()] == [A1]
 
 
+async def test_a_leased_address_is_kept_until_the_last_holder_is_gone(mock_clock: MockClock, book: Path) -> None:
+    one, other = object(), object()
+    async with running(mock_clock, book, retry_delay=100) as bench:
+        for holder in (one, one, other):
+            assert bench.commands.keep(A1, holder).lease == "connection"
+        await bench.settle()
+        assert [dial.address for dial in bench.host.dials] == [A1]
+        bench.commands.end_leases(one)
+        bench.commands.end_leases(one)
+        assert bench.commands.forget(A1).addresses == []  # another's lease is not whoever's to end
+        assert [cycle.address for cycle in bench.connections.cycles()] == [A1]
+        assert bench.commands.forget(A1, other).addresses == [A1]
+        assert bench.connections.cycles() == []
+        bench.commands.keep(A1, one)
+        bench.commands.keep(A1)  # for good, too
+        bench.commands.end_leases(one)
+        assert [cycle.address for cycle in bench.connections.cycles()] == [A1]
+        bench.commands.keep(A1, one)
+        assert bench.commands.forget(A).addresses == [A1]
+        assert [cycle.address for cycle in bench.connections.cycles()] == [A1]
+        bench.commands.end_leases(one)
+        assert bench.connections.cycles() == []
+
+
+def test_a_lease_does_not_survive_and_has_a_bound(tmp_path: Path) -> None:
+    path = tmp_path / "peers.json"
+    first, holder = Book(path), object()
+    orders = commands.Commands(OWN, first, History())
+    orders.keep(A1, holder)
+    first.seen(A, [])
+    first.save()
+    again = Book(path)
+    again.load()
+    assert (first.kept, again.kept) == ([A1], [])
+    orders.keep(A1)
+    for number in range(book.MAX_KEPT - 1):
+        orders.keep(f"/ip4/10.0.{number // 256}.{number % 256}/tcp/1/p2p/{A}", holder)
+    with pytest.raises(LimitExceeded):
+        orders.keep(f"/ip4/10.1.0.0/tcp/1/p2p/{A}", holder)
+    orders.end_leases(holder)
+    assert first.kept == [A1]
+
+
 def test_kept_peers_and_bans_survive(tmp_path: Path) -> None:
     path = tmp_path / "peers.json"
     first = Book(path)
-    orders = commands.Commands(OWN, first, History(), None)
+    orders = commands.Commands(OWN, first, History())
     orders.keep(A1)
     orders.ban(B, None, "spam")
     orders.ban("10.0.0.0/8", 3600_000, None)
@@ -210,7 +312,7 @@ def test_kept_peers_and_bans_survive(tmp_path: Path) -> None:
 def test_bounds_of_the_book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MAX_KEPT", "MAX_TAGGED", "MAX_TAGS"):
         monkeypatch.setattr(book, name, 1)
-    orders = commands.Commands(OWN, Book(tmp_path / "peers.json"), History(), None)
+    orders = commands.Commands(OWN, Book(tmp_path / "peers.json"), History())
     orders.keep(A1)
     orders.tag(A, "one", 1)
     orders.protect(A)
@@ -245,6 +347,20 @@ async def test_connect_joins_the_dial_of_a_cycle(mock_clock: MockClock, book: Pa
         bench.dial().succeed(A)
         await bench.settle()
         assert ended.is_set()
+
+
+async def test_a_direct_address_is_dialled_though_a_relay_connects_already(mock_clock: MockClock, book: Path) -> None:
+    relayed = f"/ip4/192.0.2.9/tcp/1/p2p/{B}/p2p-circuit/p2p/{A}"
+    async with running(mock_clock, book) as bench, trio.open_nursery() as nursery:
+        bench.connections.connected(FakeLink(A, relayed))  # type: ignore[arg-type]
+        assert (await bench.commands.connect(A, None)).address == relayed
+        assert (await bench.commands.connect(relayed, None)).already_connected
+        nursery.start_soon(bench.commands.connect, A1, None)
+        await bench.settle()
+        assert [dial.address for dial in bench.host.dials] == [A1]
+        bench.dial().succeed(A)
+        await bench.settle()
+        assert (await bench.commands.connect(A, None)).address == A1
 
 
 async def test_a_joined_dial_that_fails_fails_for_all_and_counts_once(mock_clock: MockClock, book: Path) -> None:
@@ -314,7 +430,7 @@ async def test_explain_says_why_not(mock_clock: MockClock, book: Path) -> None:
         assert told.connected
         assert told.summary.startswith("connected, inbound, since 2023-11-14 22:13:20 UTC at /ip4/3.3.3.3")
         bench.host.lose(link, "reset")
-        assert "the connection ended: reset; nothing asks for a new one" in why(B)
+        assert "(reset); no reconnect is scheduled" in why(B)
         story = [(entry.what, entry.detail) for entry in bench.commands.explain(B, "started").timeline]
         assert story == [("connected", "inbound"), ("identified", "agent/1"), ("disconnected", "reset")]
 
@@ -337,7 +453,7 @@ async def test_explain_shows_addresses_with_their_sources(mock_clock: MockClock,
 
 def test_explain_while_the_node_is_stopped(tmp_path: Path) -> None:
     known = Book(tmp_path / "peers.json")
-    told = commands.Commands(OWN, known, History(), None).explain(A, "stopped")
+    told = commands.Commands(OWN, known, History()).explain(A, "stopped")
     assert told.summary == "not connected: the node is stopped"
 
 
@@ -359,5 +475,5 @@ def test_timelines_are_bounded() -> None:
     assert [entry.detail for entry in history.of("busy")] == [str(number) for number in range(36, 100)]
     for number in range(1000):
         history.note(f"peer {number}", "connected")
-    assert len(history) == 1000
+    assert history.bounds()["timelines"] == (1000, 1000)
     assert history.of("busy") == []

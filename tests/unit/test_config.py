@@ -1,11 +1,8 @@
-"""The configuration: its keys and defaults, its rules, its sources, and mistakes that say what would be right."""
+"""The configuration: its keys and defaults, its rules, and mistakes that say what would be right."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstird import config
 from fabstird.config import Config, ConfigError, NodeConfig, load, override_node, split_host_port
+from tests.unit.configuring import mistakes, of_file, written
 
 PEER = "/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
@@ -24,12 +21,13 @@ API_SIZES = (
     *("max_http_connections", "max_send_queue_bytes"),
 )
 
-# CONTRACT, section 2
-CONTRACT = """
+# every key with its documented default
+DOCUMENTED = """
 [node]
 auto_start = true                               # start the libp2p node together with the daemon
 listen_addresses = ["/ip4/0.0.0.0/tcp/0"]
 announce_addresses = []
+announce_append = []
 bootstrap_nodes = []
 enable_dht = true
 enable_mdns = true
@@ -65,29 +63,7 @@ level = "info"
 format = "auto"                                 # "console" on a terminal, "json" otherwise
 """
 
-
-@pytest.fixture(autouse=True)
-def no_system_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of the system's file, which nothing has been put at."""
-    monkeypatch.setattr(config, "DEFAULT_FILE", tmp_path / "etc.toml")
-    return tmp_path / "etc.toml"
-
-
-def written(tmp_path: Path, text: str) -> Path:
-    path = tmp_path / "config.toml"
-    path.write_text(text)
-    return path
-
-
-def of_file(tmp_path: Path, text: str) -> Config:
-    return load(written(tmp_path, text), {})
-
-
-def mistakes(*overrides: str, **environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as raised:
-        load(None, environ, overrides)
-    assert str(raised.value) == "\n".join(raised.value.mistakes)
-    return raised.value.mistakes
+pytestmark = pytest.mark.usefixtures("no_system_file")
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -96,14 +72,14 @@ def mistakes(*overrides: str, **environ: str) -> list[str]:
 
 def test_the_defaults_are_the_contracts() -> None:
     shown = load(None, {}).to_dict()
-    contract = tomllib.loads(CONTRACT)
+    contract = tomllib.loads(DOCUMENTED)
     # Keys beyond the contract are in config.example.toml, which is compared whole
     assert {section: {key: shown[section][key] for key in table} for section, table in contract.items()} == contract
     assert load(None, {}) == Config()
 
 
 def test_the_contracts_own_text_is_a_configuration(tmp_path: Path) -> None:
-    assert of_file(tmp_path, CONTRACT) == Config()
+    assert of_file(tmp_path, DOCUMENTED) == Config()
 
 
 def test_what_is_shown_can_be_read_again(tmp_path: Path) -> None:
@@ -166,6 +142,20 @@ WRONG = [
     ("node.listen_addresses", "/ip4/0.0.0.0/tcp/0", 'must be an array of multiaddrs, not "/ip4/0.0.0.0/tcp/0"'),
     ("node.listen_addresses", ["0.0.0.0:4001"], f'invalid listen address "0.0.0.0:4001": {BEGINS}'),
     ("node.listen_addresses", [""], f'invalid listen address "": {BEGINS}'),
+    ("node.security", ["tls", "plaintext"], "must be an array with one or more of noise, tls, not"),
+    ("nat.hole_punching", 1, "must be true or false, not 1"),
+    ("nat.autonat_service", 0, "must be true or false, not 0"),
+    ("nat.port_mapping", "no", 'must be true or false, not "no"'),
+    ("relay.serve", "yes", 'must be true or false, not "yes"'),
+    ("relay.max_reservations", 0, "must be a positive integer, not 0"),
+    ("relay.max_circuits", 0, "must be a positive integer, not 0"),
+    ("relay.circuit_duration", -1, "must be an integer of milliseconds, 0 or more, not -1"),
+    ("relay.circuit_bytes", -1, "must be an integer, 0 or more, not -1"),
+    ("tls.certificate", "server.pem", 'must be an absolute path, or "" for none, not "server.pem"'),
+    ("tls.key", 7, 'must be an absolute path, or "" for none, not 7'),
+    ("proxy.trusted", ["10.0.0.0/33"], '"10.0.0.0/33": is no IP address and no network such as 10.0.0.0/8'),
+    ("node.security", [], "must be an array with one or more of noise, tls, not"),
+    ("node.announce_append", ["/unix/x"], f'invalid announce address "/unix/x": {BEGINS}'),
     ("node.announce_addresses", ["/unix/x"], f'invalid announce address "/unix/x": {BEGINS}'),
     ("node.bootstrap_nodes", [7], f'invalid bootstrap node "7": {BEGINS}'),
     ("node.bootstrap_nodes", [f" {IP4}{PEER}"], f'invalid bootstrap node " {IP4}{PEER}": {BEGINS}'),
@@ -182,6 +172,7 @@ WRONG = [
     ("connections.high_water", 0, f"{WHOLE}, not 0"),
     ("connections.max", 0, f"{WHOLE}, not 0"),
     ("connections.max_per_ip", 0, f"{WHOLE}, not 0"),
+    ("connections.max_new_per_ip", -1, "must be an integer, 0 or more, not -1"),
     ("connections.grace_period", -1, f"{DELAY}, not -1"),
     ("connections.handshake_timeout", 0, f"{MILLISECONDS}, not 0"),
     ("connections.ping_interval", 0, f"{MILLISECONDS}, not 0"),
@@ -206,15 +197,23 @@ WRONG = [
     ("api.max_batch", 0, f"{WHOLE}, not 0"),
     *[(f"api.{key}", 0, f"{WHOLE}, not 0") for key in API_SIZES],
     *[(f"api.{key}_timeout", 0, f"{MILLISECONDS}, not 0") for key in ("send", "header", "body", "idle")],
+    ("api.ping_interval", 0, f"{MILLISECONDS}, not 0"),
     ("api.max_tokens", 0, f"{WHOLE}, not 0"),
     ("api.bridge", "on", 'must be true or false, not "on"'),
+    ("api.ui", "yes", "true or false"),
     ("api.ipc_group_access", "none", 'must be one of read, write, admin, not "none"'),
     ("events.history", 0, f"{WHOLE}, not 0"),
+    ("events.max_bytes", 0, f"{WHOLE}, not 0"),
     ("events.heartbeat", 0, f"{MILLISECONDS}, not 0"),
     ("streams.max_message_bytes", 0, f"{WHOLE}, not 0"),
     ("streams.max_waiting", 0, f"{WHOLE}, not 0"),
+    ("streams.max_open", 0, f"{WHOLE}, not 0"),
+    ("streams.max_open_per_peer", 0, f"{WHOLE}, not 0"),
+    ("streams.perf", 1, "must be true or false, not 1"),
+    ("tunnels.allow", ["10.0.0.5"], '"10.0.0.5": must end in ":" and a port from 1 to 65535, or ":*"'),
     ("dht.mode", "on", 'must be one of auto, server, client, not "on"'),
     ("dht.max_value_bytes", 0, f"{WHOLE}, not 0"),
+    ("dht.discover_ttl", -1, f"{DELAY}, not -1"),
     ("log.level", "verbose", 'must be one of debug, info, warning, error, not "verbose"'),
     ("log.level", ["info"], "must be one of debug, info, warning, error"),
     ("log.format", "xml", 'must be one of auto, console, json, not "xml"'),
@@ -300,142 +299,6 @@ def test_watermarks_that_are_set_must_agree(tmp_path: Path) -> None:
         load(path, {})
 
 
-# --------------------------------------------------------------------------------------------------------------------
-# Sources
-
-
-def test_later_sources_go_over_earlier_ones(tmp_path: Path) -> None:
-    path = written(tmp_path, "[node]\nmax_retries = 1\nretry_delay = 1\ndial_timeout = 1\n")
-    environ = {"FABSTIRD_NODE__RETRY_DELAY": "2", "FABSTIRD_NODE__DIAL_TIMEOUT": "2"}
-    found = load(path, environ, ["node.dial_timeout=3", "node.dial_timeout=4"]).node
-    assert (found.max_retries, found.retry_delay, found.dial_timeout, found.request_timeout) == (1, 2, 4, 60000)
-
-
-def test_which_file_is_read(tmp_path: Path, no_system_file: Path) -> None:
-    named, variable = tmp_path / "named.toml", tmp_path / "variable.toml"
-    for number, path in enumerate((no_system_file, variable, named), 1):
-        path.write_text(f"[node]\nmax_retries = {number}\n")
-    environ = {"FABSTIRD_CONFIG": str(variable)}
-    assert load(named, environ).node.max_retries == 3
-    assert load(None, environ).node.max_retries == 2
-    assert load(None, {"FABSTIRD_CONFIG": ""}).node.max_retries == 1
-    no_system_file.unlink()
-    assert load(None, {}).node.max_retries == Config().node.max_retries
-
-
-def test_a_set_value_is_toml_where_it_parses_and_else_a_bare_string() -> None:
-    def level(text: str) -> str:
-        return load(None, {}, [f"log.level={text}"]).log.level
-
-    assert level("debug") == level('"debug"') == level("'debug'") == "debug"
-    assert load(None, {}, ["node.auto_start=false"]).node.auto_start is False
-    assert load(None, {}, ["api.allowed_hosts=['a', \"b\"]"]).api.allowed_hosts == ("a", "b")
-    assert load(None, {}, ["api.http="]).api.http == load(None, {}, ['api.http=""']).api.http == ""
-    assert load(None, {}, ["api.ipc=/a=b.sock"]).api.ipc == "/a=b.sock"
-    assert load(None, {}, ["api.http=[::1]:80"]).api.http == "[::1]:80"
-    assert load(None, {}, [" node.max_retries=0x10"]).node.max_retries == 16
-    assert mistakes("log.level=info\nother = 1")[0].startswith("--set: log.level: must be one of")
-
-
-def test_variables_of_the_environment_are_read_the_same_way() -> None:
-    found = load(
-        None,
-        {
-            "FABSTIRD_NODE__AUTO_START": "false",
-            "FABSTIRD_LOG__LEVEL": "debug",
-            "FABSTIRD_API__ALLOWED_HOSTS": '["x"]',
-            "FABSTIRD_CONFIG": "",
-            "FABSTIR_API": "ipc:/elsewhere",
-            "PATH": "/bin",
-        },
-    )
-    assert (found.node.auto_start, found.log.level, found.api.allowed_hosts) == (False, "debug", ("x",))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "environ", "line"),
-    [
-        (["node"], {}, "--set node: must be section.key=value, such as --set node.auto_start=false"),
-        (["auto_start=true"], {}, "--set auto_start=true: must be section.key=value"),
-        (["node.x=1"], {}, "--set: node.x: unknown key; [node] knows auto_start, listen_addresses, "),
-        (["nodes.max_retries=1"], {}, "--set: nodes.max_retries: unknown section; known are [node], [connections], "),
-        (["NODE.max_retries=1"], {}, "--set: NODE.max_retries: unknown section"),
-        (["log.level=loud"], {}, '--set: log.level: must be one of debug, info, warning, error, not "loud"'),
-        ([], {"FABSTIRD_NODE__X": "1"}, "environment variable FABSTIRD_NODE__X: node.x: unknown key; [node] knows "),
-        ([], {"FABSTIRD_X__Y": "1"}, "environment variable FABSTIRD_X__Y: x.y: unknown section; known are [node]"),
-        ([], {"FABSTIRD_LOG__LEVEL": "loud"}, "environment variable FABSTIRD_LOG__LEVEL: log.level: must be one of"),
-    ],
-)
-def test_mistakes_outside_the_file(overrides: list[str], environ: dict[str, str], line: str) -> None:
-    (found,) = mistakes(*overrides, **environ)
-    assert found.startswith(line)
-
-
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("[node\n", "is not TOML: "),
-        ("[node]\nauto_start = true\nauto_start = true\n", "is not TOML: "),
-        ("max_retries = 3\n", "max_retries: unknown section; known are [node], "),
-        ("[server]\nport = 1\n", "server.port: unknown section; known are [node], "),
-        ("[server]\n", "[server]: unknown section; known are [node], "),
-        ("node = 3\n", "node: must be a table: [node]"),
-        ("[[node]]\n", "node: must be a table: [node]"),
-        ("[log]\nlevle = 'info'\n", "log.levle: unknown key; [log] knows level, format"),
-        (f"[node]\nmax_retries = {'9' * 5000}\n", "is not TOML: "),
-    ],
-)
-def test_mistakes_of_the_files_shape(tmp_path: Path, text: str, line: str) -> None:
-    path = written(tmp_path, text)
-    with pytest.raises(ConfigError) as raised:
-        load(path, {})
-    (found,) = raised.value.mistakes
-    assert found.startswith(f"{path}: {line}")
-
-
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
-    for path, why in (
-        (tmp_path / "missing.toml", "cannot be read: No such file or directory"),
-        (tmp_path, "cannot be read: Is a directory"),
-    ):
-        with pytest.raises(ConfigError, match=f"^{path}: {why}$"):
-            load(path, {})
-        with pytest.raises(ConfigError, match=f"^{path}: {why}$"):
-            load(None, {"FABSTIRD_CONFIG": str(path)})
-    (tmp_path / "latin.toml").write_bytes("# ä\n".encode("latin-1"))
-    with pytest.raises(ConfigError, match=r"latin\.toml: is not UTF-8 text \(byte 2\)$"):
-        load(tmp_path / "latin.toml", {})
-
-
-def test_all_mistakes_of_all_sources_are_told_together(tmp_path: Path) -> None:
-    path = written(tmp_path, "[node]\nauto_start = 1\nretry_delay = -1\n[x]\ny = 1\n")
-    with pytest.raises(ConfigError) as raised:
-        load(path, {"FABSTIRD_LOG__LEVEL": "loud", "FABSTIRD_API__Z": ""}, ["node.dial_timeout=0", "nonsense"])
-    # Even one that a later source would have covered
-    assert sorted(
-        line.split(": ")[0].split(" ")[-1] + " " + line.split(": ")[1] for line in raised.value.mistakes
-    ) == sorted(
-        [
-            f"{path} node.auto_start",
-            f"{path} node.retry_delay",
-            f"{path} x.y",
-            "FABSTIRD_LOG__LEVEL log.level",
-            "FABSTIRD_API__Z api.z",
-            "--set node.dial_timeout",
-            "nonsense must be section.key=value, such as --set node.auto_start=false",
-        ]
-    )
-
-
-@pytest.mark.parametrize("text", ['[log]\nlevel = "a\\nb\\u001b[2J"\n', '[log]\n"a\\nb\\u001b[2J" = 1\n'])
-def test_a_mistake_is_one_line_whatever_the_value_holds(tmp_path: Path, text: str) -> None:
-    with pytest.raises(ConfigError) as raised:
-        of_file(tmp_path, text)
-    (line,) = raised.value.mistakes
-    assert line.isprintable()
-    assert "a\\nb\\x1b[2J" in line
-
-
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda inner: st.lists(inner), max_leaves=5
 )
@@ -516,38 +379,3 @@ def test_mistakes_of_start_name_the_key_as_it_was_given() -> None:
 )
 def test_host_and_port(text: str, parts: tuple[str, int] | None) -> None:
     assert split_host_port(text) == parts
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# check-config
-
-
-def check_config(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("FABSTIR")}
-    command = [sys.executable, "-m", "fabstird", "check-config", *arguments]
-    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, timeout=30, check=False)
-
-
-def test_check_config_prints_what_is_in_effect(tmp_path: Path) -> None:
-    path = written(tmp_path, "[node]\nmax_retries = 5\n")
-    done = check_config(str(path), "--set", "log.level=debug", FABSTIRD_NODE__AUTO_START="false")
-    assert (done.returncode, done.stderr) == (0, "")
-    wanted = load(path, {"FABSTIRD_NODE__AUTO_START": "false"}, ["log.level=debug"])
-    assert json.loads(done.stdout) == wanted.to_dict()
-
-
-def test_check_config_reads_the_file_that_run_would_read(tmp_path: Path) -> None:
-    path = written(tmp_path, "[node]\nmax_retries = 5\n")
-    done = check_config(FABSTIRD_CONFIG=str(path))
-    assert json.loads(done.stdout)["node"]["max_retries"] == 5
-
-
-def test_check_config_tells_one_line_a_mistake_and_exits_with_2(tmp_path: Path) -> None:
-    path = written(tmp_path, "[node]\nmax_retries = -1\nretry_delay = -1\n")
-    done = check_config(str(path), FABSTIRD_LOG__LEVEL="loud")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert [line.split(": must")[0] for line in done.stderr.splitlines()] == [
-        f"fabstird: {path}: node.max_retries",
-        f"fabstird: {path}: node.retry_delay",
-        "fabstird: environment variable FABSTIRD_LOG__LEVEL: log.level",
-    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import resource
 import subprocess
@@ -24,7 +25,7 @@ from fabstird.datadir import (
     write_whole,
 )
 
-HOME = str(Path.home())
+HOME = pwd.getpwuid(os.getuid()).pw_dir  # the account's: the environments below have no HOME
 
 # --------------------------------------------------------------------------------------------------------------------
 # Where things are

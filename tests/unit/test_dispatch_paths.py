@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fabstird.rpc.dispatch import LATER, Call, Dispatcher, Method
-from tests.unit.test_dispatch import (
+from tests.unit.own_methods import (
     METHODS,
     Everything,
     Nothing,
@@ -56,9 +58,21 @@ PLAIN = [
     Method("plain.sum", Numbers, int, "", sum_up),
     Method("plain.defect", Nothing, None, "", defect),
 ]
-WAITING = [method for method in METHODS if method.name not in ("forever", "wait", "enter")]
+WAITING = [method for method in METHODS if method.name not in ("forever", "wait", "enter", "without_end")]
 DISPATCHER = Dispatcher([*WAITING, *PLAIN])
 LOG_ID = re.compile(rb'"logId":"[0-9a-f]{16}"')
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    """The tracebacks of so many defects take a minute to be made pretty."""
+    before = structlog.get_config()
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        logger_factory=structlog.ReturnLoggerFactory(),
+    )
+    yield
+    structlog.configure(**before)
 
 
 def both(text: bytes) -> tuple[bytes | None, bytes | None]:
@@ -139,6 +153,41 @@ def test_every_kind_of_single_call_is_answered_alike(method: Method) -> None:
         short, long = both(f'{{"jsonrpc":"2.0","method":"{method.name}"{identity}{one}}}'.encode())
         assert short == long
         assert (short is None) == (identity == "")
+
+
+batches = st.lists(written() | texts, min_size=1, max_size=4).map(lambda parts: b"[" + b",".join(parts) + b"]")
+
+
+@settings(max_examples=300)
+@given(batches)
+@example(b"[]")
+@example(b"[1]")
+@example(b" [{}]")
+@example(b'[{"jsonrpc":"2.0","method":"plain.get_data"}]')
+@example(b'[{"jsonrpc":"2.0","method":"plain.get_data","id":1},{"jsonrpc":"2.0","method":"get_data","id":null}]')
+@example(b'[{"jsonrpc":"2.0","method":"plain.sum","id":1},{"jsonrpc":"2.0","method":"nothing","id":2}]')
+@example(b'[{"jsonrpc":"2.0","method":"plain.defect","id":1},{"jsonrpc":"2.0","method":"plain.sum","id":"x"}]')
+@example(b'[{"jsonrpc":"2.0","method":"plain.take","params":["x"],"id":1},{"jsonrpc":"2.0","method":"take"}]x')
+def test_both_ways_answer_batches_alike(text: bytes) -> None:
+    short, long = both(text)
+    assert short == long
+
+
+async def test_a_short_batch_of_plain_functions_is_answered_by_the_reader_while_its_caller_is_there() -> None:
+    def text(*names: str) -> bytes:
+        return b"[" + b",".join(b'{"jsonrpc":"2.0","id":7,"method":"%s"}' % name.encode() for name in names) + b"]"
+
+    async def answer(text: bytes, *, there: bool = True) -> object:
+        made = call()
+        found = await DISPATCHER.dispatch_plain_batch(text, made, lambda: there)
+        assert bool(made.services.counters.calls) == (found is not LATER)
+        return found
+
+    assert await answer(text("plain.get_data")) == b'[{"jsonrpc":"2.0","result":["hello",5],"id":7}]'
+    assert await answer(b'[{"jsonrpc":"2.0","method":"plain.get_data"}]') is None
+    assert await answer(text("plain.get_data"), there=False) is LATER
+    for left in (text("plain.get_data", "get_data"), text("nothing"), text(), b"[1]", text(*["plain.get_data"] * 65)):
+        assert await answer(left) is LATER
 
 
 def test_only_a_plain_function_is_answered_at_once() -> None:

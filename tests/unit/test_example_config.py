@@ -8,6 +8,10 @@ from fabstird import config
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 
 
+def test_it_is_what_check_config_prints_where_nothing_is_set() -> None:
+    assert EXAMPLE.read_text() == config.render(config.Config()), "fabstird/config/example.toml has changed: make docs"
+
+
 def test_it_is_valid_and_sets_exactly_the_defaults() -> None:
     assert config.load(EXAMPLE, {}) == config.Config()
 

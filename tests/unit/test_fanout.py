@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import TextMessage
 
-from fabstir_client.types import NodeStopped, PeerConnected
+from fabstir_client.api.types import NodeStopped, PeerConnected
 from fabstird.api.fanout import CHUNK_BYTES, Fanout, Subscription
-from fabstird.api.framing import Framing, frames, lines
 from fabstird.api.sockets import Outbox, receive
+from fabstird.api.wire_format import Framing, frames, lines
 from fabstird.events import EventLog, Gap
 
 SILENCE = 15.0
@@ -177,7 +177,7 @@ class Reader:
 
     async def message(self) -> Any:
         while b"\n" not in self._received:
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 data = await self.stream.receive_some()
             assert data
             self._received += data
@@ -205,11 +205,11 @@ class Hall:
     def __init__(self, log: EventLog, fanout: Fanout, nursery: trio.Nursery) -> None:
         self.log = log
         self.fanout = fanout
-        self._nursery = nursery
+        self.nursery = nursery
         self.readers: list[Reader] = []
 
     def reader(self) -> Reader:
-        self.readers.append(Reader(self.fanout, self._nursery))
+        self.readers.append(Reader(self.fanout, self.nursery))
         return self.readers[-1]
 
     def publish(self, count: int, size: int = 10) -> None:
@@ -337,6 +337,23 @@ async def test_two_subscriptions_of_a_slow_connection_both_get_on() -> None:
         assert seen == {"s1": list(range(1, 501)), "s2": list(range(1, 501))}
 
 
+async def test_all_are_told_once_their_sockets_have_taken_everything() -> None:
+    async with hall() as here:
+        with trio.fail_after(60):
+            await here.fanout.all_sent()  # nobody has subscribed
+        stuck, quick = here.reader(), here.reader()
+        stuck.follow(0)
+        quick.follow(0)
+        here.publish(300, size=5000)
+        with trio.move_on_after(0.1) as waited:
+            await here.fanout.all_sent()
+        assert waited.cancelled_caught, "one of them reads nothing"
+        await quick.told(300)
+        await stuck.told(300)
+        with trio.fail_after(60):
+            await here.fanout.all_sent()
+
+
 async def test_nothing_is_written_for_a_subscription_that_has_ended() -> None:
     async with hall() as here:
         reader = here.reader()
@@ -385,3 +402,33 @@ async def test_subscriptions_that_come_and_go_leave_nothing() -> None:
         for _ in range(1000):
             here.fanout.remove(reader.follow(0))
         assert len(here.fanout._beats) <= 2
+
+
+async def test_who_comes_up_to_date_costs_the_others_nothing() -> None:
+    """Each of a thousand that subscribed one after the other had all of them looked at."""
+
+    class Counted(Reader):
+        looked = 0
+
+        @property  # type: ignore[override]
+        def behind(self) -> bool:
+            Counted.looked += 1
+            return False
+
+        @behind.setter
+        def behind(self, _: bool) -> None:
+            pass
+
+    async with hall() as here:
+        here.publish(3)
+        for _ in range(20):
+            here.readers.append(Counted(here.fanout, here.nursery))
+            here.readers[-1].follow(3)
+            await trio.testing.wait_all_tasks_blocked()
+        assert Counted.looked <= 20
+        late = here.reader()
+        late.follow(1)  # it is told what it has missed
+        assert await late.told(3) == [2, 3]
+        here.publish(1)
+        for reader in here.readers:
+            assert await reader.told(4) == [4]

@@ -7,9 +7,18 @@ from typing import Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from libp2p.network.stream.exceptions import StreamEOF
 
-from fabstird.p2p.framing import FrameError, FrameTooLarge, frame, read_framed, read_message
+from fabstird.p2p.wire.errors import EndOfStream
+from fabstird.p2p.wire.frames import (
+    FrameError,
+    FrameTooLarge,
+    Undecodable,
+    frame,
+    read_framed,
+    read_message,
+    read_protobuf,
+)
+from fabstird.p2p.wire.protobuf import HopMessage
 from tests.unit.running import run
 
 FRAMINGS = st.sampled_from(["u32be", "uvarint", "none"])
@@ -25,7 +34,7 @@ class Bytes:
 
     async def read(self, n: int | None = None) -> bytes:
         if not self.data:
-            raise StreamEOF
+            raise EndOfStream
         size = min(self._piece, len(self.data) if n is None else n)
         part, self.data = self.data[:size], self.data[size:]
         return part
@@ -45,6 +54,23 @@ def test_garbage_is_a_message_or_an_error_and_never_more_than_the_limit(data: by
         return
     assert len(message) <= 100
     assert message in data
+
+
+@given(st.binary(max_size=300))
+def test_garbage_is_a_protobuf_message_or_an_error(data: bytes) -> None:
+    try:
+        message = run(read_protobuf, Bytes(frame(data, "uvarint")), HopMessage, 100)
+    except (FrameTooLarge, Undecodable):
+        return
+    assert isinstance(message, HopMessage)
+    assert len(data) <= 100
+
+
+def test_a_protobuf_message_is_read_back_and_another_is_undecodable() -> None:
+    wanted = HopMessage(type=HopMessage.RESERVE)
+    assert run(read_protobuf, Bytes(frame(wanted.SerializeToString(), "uvarint")), HopMessage, 100) == wanted
+    with pytest.raises(Undecodable):
+        run(read_protobuf, Bytes(frame(b"\x0a\xff", "uvarint")), HopMessage, 100)
 
 
 @given(st.lists(st.binary(max_size=50), max_size=5))

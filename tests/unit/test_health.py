@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fabstir_client.types import Bound
+from fabstir_client.api.types import Bound
 from fabstird.api.health import healthy, ready
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from base58 import b58encode
 from hypothesis import given
 from hypothesis import strategies as st
 from libp2p.crypto.ed25519 import create_new_key_pair
@@ -14,7 +15,8 @@ from libp2p.crypto.secp256k1 import create_new_key_pair as create_new_secp256k1_
 from libp2p.crypto.serialization import deserialize_public_key
 from libp2p.peer.id import ID
 
-from fabstird.identity import Identity, IdentityError, base58, load_or_make
+from fabstird import base58
+from fabstird.identity import Identity, IdentityError, load_or_make
 
 SEED = bytes(range(32))
 # The test vectors of the libp2p specification, peer-ids.md: an Ed25519 key, private and public
@@ -122,4 +124,17 @@ def test_a_file_that_cannot_be_read_or_made_says_why(tmp_path: Path) -> None:
 )
 def test_base58_vectors(data: bytes, text: str) -> None:
     """draft-msporny-base58-03, section 5, and leading zeros."""
-    assert base58(data) == text
+    assert base58.encode(data) == text
+    assert base58.decode(text) == data
+
+
+@given(st.binary(max_size=100))
+def test_base58_is_the_librarys(data: bytes) -> None:
+    assert base58.encode(data) == b58encode(data).decode()
+    assert base58.decode(base58.encode(data)) == data
+
+
+@pytest.mark.parametrize("text", ["0", "O", "I", "l", " 1", "1\n", "é"])
+def test_other_characters_are_not_base58(text: str) -> None:
+    with pytest.raises(ValueError, match="base58"):
+        base58.decode(text)

@@ -7,8 +7,9 @@ from typing import Any, cast
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fabstird.p2p.host import Host
-from fabstird.p2p.inuse import RECONSIDER, keep_in_use
+from fabstird.p2p.fence import Fence
+from fabstird.p2p.host.host import Host
+from fabstird.p2p.peers.keepalive import RECONSIDER, keep_in_use
 
 
 class Idle:
@@ -23,6 +24,7 @@ class Links:
 
     def __init__(self, count: int) -> None:
         self.up = [Idle() for _ in range(count)]
+        self.fence = Fence()
 
     def links(self) -> list[Any]:
         return list(self.up)

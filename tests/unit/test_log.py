@@ -9,31 +9,24 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstird import log
-from fabstird.loglines import KEPT, LONGEST, QUIET, REPEATS, Memory, Repeats, harmless, indented
+from fabstird.log import logger as log
+from fabstird.log.lines import KEPT, LONGEST, QUIET, REPEATS, Memory, Repeats, SaidLately, harmless, indented
 
 HOSTILE = "\x1b[2J\r\nfake\x00\x9b31m\u202e\u2028é"
 
 
-@pytest.fixture
-def configured() -> Iterator[None]:
-    """Logging is of the process: put back what a test did to it."""
-    yield
-    for name in log.levels()[1]:
-        log.set_level("inherit", name)
-    log.configure("info", "json")
-
-
 def run(program: str, form: str, environ: Mapping[str, str] | None = None, stderr: Any = subprocess.PIPE) -> bytes:
     """What a process writes that logs as the daemon does."""
-    start = f"from fabstird import log\nlog.configure('debug', {form!r})\nlogger = log.get_logger('test')\n"
+    start = (
+        f"from fabstird.log import logger as log\nlog.configure('debug', {form!r})\nlogger = log.get_logger('test')\n"
+    )
     done = subprocess.run(
         [sys.executable, "-c", start + program],
         stderr=stderr,
@@ -178,7 +171,7 @@ def test_the_newest_lines_are_kept_and_long_ones_are_cut() -> None:
     assert json.loads(cut)["event"] == "failed"
 
 
-def test_single_loggers_can_be_turned_up(configured: None) -> None:
+def test_single_loggers_can_be_turned_up() -> None:
     log.configure("warning", "json")
     one, other = log.get_logger("log-test.one"), log.get_logger("log-other")
     log.set_level("debug", "log-test")
@@ -194,17 +187,78 @@ def test_single_loggers_can_be_turned_up(configured: None) -> None:
 
 
 @pytest.mark.parametrize("name", ["no.such", "hypercorn.access", "root", "", "fabstird.", "../x"])
-def test_an_unknown_logger_is_refused_and_not_made(name: str, configured: None) -> None:
+def test_an_unknown_logger_is_refused_and_not_made(name: str) -> None:
     known = set(logging.root.manager.loggerDict)
     with pytest.raises(log.UnknownLogger, match=r"known are .*libp2p"):
         log.set_level("debug", name)
     assert set(logging.root.manager.loggerDict) == known
 
 
-def test_a_library_can_be_turned_up_and_stays_so(configured: None) -> None:
+def test_a_library_can_be_turned_up_and_stays_so() -> None:
     log.configure("info", "json")
     log.set_level("debug", "libp2p")
     log.adopt_libraries()  # as after its import
     assert logging.getLogger("libp2p").getEffectiveLevel() == logging.DEBUG
     log.set_level("inherit", "libp2p")
     assert logging.getLogger("libp2p").getEffectiveLevel() == logging.CRITICAL
+
+
+def test_a_reader_who_stops_reading_delays_nobody_and_is_told_what_was_dropped() -> None:
+    reading, writing = os.pipe()
+    program = """
+import sys, time
+longest = 0.0
+for number in range(12000):  # three times what the pipe and the queue hold together
+    began = time.perf_counter()
+    logger.info('a line', number=number, filling='x' * 200)
+    longest = max(longest, time.perf_counter() - began)
+print(longest, log.dropped(), flush=True)
+sys.stdin.read()
+log.finish()
+"""
+    start = "from fabstird.log import logger as log\nlog.configure('debug', 'json')\nlogger = log.get_logger('test')\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", start + program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writing
+    )
+    os.close(writing)
+    try:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        longest, lost = process.stdout.readline().split()  # all of it was logged, and not a byte was read
+        assert float(longest) < 5.0
+        assert int(lost) > 5000
+        process.stdin.close()
+        with os.fdopen(reading, "rb") as pipe:
+            lines = entries(pipe.read())
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    dropped = int(lost)
+    numbers = [line["number"] for line in lines if "number" in line]
+    assert numbers == list(range(12000 - dropped)), "what was not dropped comes whole and in order"
+    assert f"{dropped} lines of the log were dropped" in lines[-1]["event"]
+
+
+def test_a_process_ends_while_nobody_reads_its_log() -> None:
+    reading, writing = os.pipe()
+    program = "from fabstird.log import logger as log\nlog.configure('info', 'json')\n"
+    program += "for _ in range(5000): log.get_logger('test').info('x' * 200)\n"
+    try:
+        process = subprocess.Popen([sys.executable, "-c", program], stderr=writing)
+        assert process.wait(30) == 0
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_what_was_said_lately_is_not_said_again_and_the_oldest_is_forgotten() -> None:
+    said = SaidLately(2)
+    assert said.take("a", 0.0)
+    assert said.take("b", 1.0)
+    assert not said.take("a", QUIET - 1)
+    assert said.take("a", QUIET), "a minute is over"
+    assert said.take("c", QUIET), "there is room for two: b was said longest ago"
+    assert not said.take("a", QUIET + 1)
+    assert said.take("b", QUIET + 1)

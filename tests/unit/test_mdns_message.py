@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from zeroconf import DNSIncoming, DNSOutgoing, DNSPointer, DNSText
 
 from fabstird.identity import Identity
-from fabstird.p2p.addresses import Address, parse
-from fabstird.p2p.mdns_message import (
+from fabstird.p2p.mdns.message import (
     MAX_OFFERS,
     MAX_PACKET,
     SERVICE,
@@ -26,6 +25,7 @@ from fabstird.p2p.mdns_message import (
     read,
     services,
 )
+from fabstird.p2p.wire.addresses import Address, parse
 
 PEER, OTHER = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2))
 NAME = Name("a" * 40)

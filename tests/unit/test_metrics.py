@@ -10,17 +10,11 @@ import trio
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
-from fabstird.metrics import Counters, Gauges, Histogram, Readers, Totals
-from fabstird.p2p.dialer import dial_labels
-from fabstird.p2p.dialing import DialError, DialLimit, failure
-from fabstird.prometheus import exposition
+from fabstird.metrics.counters import Counters, Gauges, Histogram, Readers, Totals
+from fabstird.metrics.prometheus import exposition
+from fabstird.p2p.net.dial_errors import DialError, DialLimit, failure
+from fabstird.p2p.peers.dialer import dial_labels
 from tests.unit.manager import A1, B1, SAID, A, FakeLink, running
-
-
-@pytest.fixture
-def book(tmp_path: Path) -> Path:
-    return tmp_path / "peers.json"
-
 
 Sample = tuple[str, dict[str, str], float]
 

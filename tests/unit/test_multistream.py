@@ -7,9 +7,9 @@ from collections import deque
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from libp2p.protocol_muxer.exceptions import MultiselectClientError, MultiselectError, ProtocolNotSupportedError
 
-from fabstird.p2p import multistream
+from fabstird.p2p.wire import multistream
+from fabstird.p2p.wire.multistream import NegotiationError, ProtocolNotSupported
 
 HEADER = b"\x13/multistream/1.0.0\n"
 NOISE = b"\x07/noise\n"
@@ -61,7 +61,7 @@ async def test_what_is_not_known_is_refused_and_the_next_proposal_taken() -> Non
 )
 async def test_another_language_is_an_error(garbage: bytes) -> None:
     wire = Wire(garbage)
-    with pytest.raises(MultiselectError):
+    with pytest.raises(NegotiationError):
         await multistream.answer(wire.read, wire.write, ("/noise",))
     assert wire.written == []
 
@@ -74,13 +74,13 @@ async def test_asking_hands_back_what_came_after_the_agreement() -> None:
 
 async def test_a_refusal_has_its_own_error() -> None:
     wire = Wire(HEADER + NA)
-    with pytest.raises(ProtocolNotSupportedError, match="/noise is not supported"):
+    with pytest.raises(ProtocolNotSupported, match="/noise is not supported"):
         await multistream.ask(wire.read, wire.write, "/noise")
 
 
 async def test_another_answer_is_quoted() -> None:
     wire = Wire(HEADER + b"\x05/tls\n")
-    with pytest.raises(MultiselectClientError, match="/noise was answered by '/tls'"):
+    with pytest.raises(NegotiationError, match="/noise was answered by '/tls'"):
         await multistream.ask(wire.read, wire.write, "/noise")
 
 
@@ -100,10 +100,10 @@ async def test_the_two_sides_agree_whatever_the_name_and_the_pieces(name: str, d
 @given(st.lists(st.binary(min_size=1, max_size=64), max_size=20))
 async def test_garbage_is_an_error_or_wants_more(pieces: list[bytes]) -> None:
     wire = Wire(*pieces)
-    with pytest.raises((MultiselectError, End)):
+    with pytest.raises((NegotiationError, End)):
         await multistream.answer(wire.read, wire.write, ("/noise",))
     wire = Wire(*pieces)
-    with pytest.raises((MultiselectError, MultiselectClientError, ProtocolNotSupportedError, End)):
+    with pytest.raises((NegotiationError, NegotiationError, ProtocolNotSupported, End)):
         await multistream.ask(wire.read, wire.write, "/noise")
 
 
@@ -121,3 +121,11 @@ async def test_asking_in_turns_names_the_protocol_after_the_greeting(in_turns: b
     assert await multistream.ask(read, write, "/noise", in_turns=in_turns) == b"more"
     greeting, name = b"\x13/multistream/1.0.0\n", b"\x07/noise\n"
     assert written == ([greeting, name] if in_turns else [greeting + name])
+
+
+async def test_what_is_said_first_goes_out_with_the_proposal() -> None:
+    wire = Wire(HEADER + NOISE + b"answer")
+    assert await multistream.ask(wire.read, wire.write, "/noise", first=b"question") == b"answer"
+    assert wire.written == [HEADER + NOISE + b"question"]
+    wire = Wire(HEADER + NOISE + b"question")
+    assert await multistream.answer(wire.read, wire.write, ("/noise",)) == ("/noise", b"question")

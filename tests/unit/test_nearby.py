@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstird.p2p.addresses import parse
-from fabstird.p2p.nearby import (
+from fabstird.p2p.peers.nearby import (
     FIRST_PAUSE,
     LAST_PAUSE,
     MAX_ADDRESSES,
@@ -20,6 +19,7 @@ from fabstird.p2p.nearby import (
     Nearby,
     belonging,
 )
+from fabstird.p2p.wire.addresses import parse
 
 PEER = "12D3KooWKVCMqTPAwNzjWJNkWywkAv99v9YFW5CpckeZWfjjUApK"
 REST = 300.0

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstird.p2p.policy import (
+from fabstird.p2p.peers import policy
+from fabstird.p2p.peers.policy import (
     FOREVER,
     NEVER,
     Cycle,
@@ -219,3 +220,26 @@ def test_whatever_happens_the_plan_stays_within_its_rules(settings: Settings, st
         idle = {each.address for each in cycles.values() if each.phase in ("due", "waiting", "resting")}
         later = {a for a in idle if cycles[a].peer_id not in connected} - set(found.dial)
         assert found.wake_at == min((cycles[address].due for address in later), default=NEVER)
+
+
+def test_trimming_keeps_the_quick_the_old_and_the_diverse() -> None:
+    def standing(number: int, latency: float, neighbourhood: str) -> policy.Standing:
+        return policy.Standing(
+            peer_id=str(number),
+            links=1,
+            opened=float(number),
+            value=0,
+            idle=True,
+            spared=False,
+            latency=latency,
+            neighbourhood=neighbourhood,
+        )
+
+    crowd = [standing(number, 50.0, "10.0.0.0/16") for number in range(100)]
+    quick = [standing(100 + number, 1.0, "10.0.0.0/16") for number in range(4)]
+    diverse = [standing(200 + number, 500.0, f"10.{number + 1}.0.0/16") for number in range(3)]
+    watermarks = policy.Watermarks(low=32, high=64, grace=0)
+    plan = policy.plan(1000, [], [], total=107, standings=[*crowd, *quick, *diverse], watermarks=watermarks)
+    assert len(plan.close) == 107 - 32
+    kept = {peer.peer_id for peer in (*crowd, *quick, *diverse)} - set(plan.close)
+    assert {peer.peer_id for peer in (*quick, *diverse, *crowd[:4])} <= kept

@@ -10,40 +10,44 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from fabstir_client.errors import DialFailed, LimitExceeded
-from fabstird.p2p.addresses import parse
-from fabstird.p2p.race import STAGGER, NoneConnected, in_order, race
+from fabstir_client.api.errors import DialFailed, LimitExceeded
+from fabstird.p2p.net.dial_errors import DialError, DialLimit
+from fabstird.p2p.net.race import STAGGER, NoneConnected, in_order, race
+from fabstird.p2p.wire.addresses import parse
 from tests.unit.manager import A1, A2, A, Bench, running
 
 A3 = f"/ip4/3.3.3.3/tcp/3/p2p/{A}"
 
 
-class Refused(Exception):
-    pass
+class Won:
+    def __init__(self, race: Race, address: str) -> None:
+        self.race = race
+        self.address = address
 
-
-class Full(Refused):
-    pass
+    def end(self, reason: str) -> None:
+        assert reason == "duplicate"
+        self.race.spared.append(f"link to {self.address}")
 
 
 class Attempt:
-    def __init__(self, address: str) -> None:
+    def __init__(self, race: Race, address: str) -> None:
+        self.race = race
         self.address = address
         self.begun = trio.current_time()
         self.cancelled = False
-        self.end: Callable[[], str] | None = None
+        self.end: Callable[[], Won] | None = None
         self.ended = trio.Event()
 
     def connect(self) -> None:
-        self._end(lambda: f"link to {self.address}")
+        self._end(lambda: Won(self.race, self.address))
 
     def fail(self, error: Exception) -> None:
-        def end() -> str:
+        def end() -> Won:
             raise error
 
         self._end(end)
 
-    def _end(self, end: Callable[[], str]) -> None:
+    def _end(self, end: Callable[[], Won]) -> None:
         self.end = end
         self.ended.set()
 
@@ -58,8 +62,8 @@ class Race:
         self.result: str | Exception | None = None
         self.deaf = deaf  # a dial that comes up in spite of being cancelled
 
-    async def dial(self, address: str) -> str:
-        attempt = self.attempts[address] = Attempt(address)
+    async def dial(self, address: str) -> Won:
+        attempt = self.attempts[address] = Attempt(self, address)
         try:
             with trio.CancelScope(shield=self.deaf):
                 await attempt.ended.wait()
@@ -71,7 +75,7 @@ class Race:
 
     async def run(self) -> None:
         try:
-            self.result = await race(self.addresses, self.dial, expected=Refused, final=Full, spare=self.spared.append)
+            self.result = f"link to {(await race(self.addresses, self.dial)).address}"
         except Exception as error:  # noqa: BLE001 - the test looks at it
             self.result = error
 
@@ -108,7 +112,7 @@ async def test_the_next_begins_after_the_stagger_and_the_first_that_connects_win
 
 async def test_a_failure_begins_the_next_at_once(mock_clock: MockClock) -> None:
     async with under_way(Race("one", "two")) as running:
-        running.attempts["one"].fail(Refused("no"))
+        running.attempts["one"].fail(DialError("no"))
         await settle(mock_clock)
         assert list(running.attempts) == ["one", "two"]
         running.attempts["two"].connect()
@@ -120,7 +124,7 @@ async def test_an_early_one_may_still_win(mock_clock: MockClock) -> None:
     async with under_way(Race("one", "two", "three")) as running:
         await settle(mock_clock, STAGGER)
         await settle(mock_clock, STAGGER)
-        running.attempts["three"].fail(Refused("no"))
+        running.attempts["three"].fail(DialError("no"))
         await settle(mock_clock, 5)
         running.attempts["one"].connect()
         await settle(mock_clock)
@@ -131,8 +135,8 @@ async def test_an_early_one_may_still_win(mock_clock: MockClock) -> None:
 async def test_when_all_fail_each_tells_why_in_the_order_of_their_beginning(mock_clock: MockClock) -> None:
     async with under_way(Race("one", "two", "one")) as running:
         await settle(mock_clock, STAGGER)
-        running.attempts["two"].fail(Refused("silent"))
-        running.attempts["one"].fail(Refused("closed"))
+        running.attempts["two"].fail(DialError("silent"))
+        running.attempts["one"].fail(DialError("closed"))
         await settle(mock_clock)
         assert isinstance(running.result, NoneConnected)
         assert str(running.result) == "one: closed; two: silent"
@@ -143,7 +147,7 @@ async def test_when_all_fail_each_tells_why_in_the_order_of_their_beginning(mock
 async def test_after_a_final_error_nothing_is_begun_but_what_runs_may_win(mock_clock: MockClock) -> None:
     async with under_way(Race("one", "two", "three")) as running:
         await settle(mock_clock, STAGGER)
-        running.attempts["two"].fail(Full("no room"))
+        running.attempts["two"].fail(DialLimit("connections.max", 1, 1))
         await wait_all_tasks_blocked()  # the error is known before the time of the next one has come
         await settle(mock_clock, 5)
         assert list(running.attempts) == ["one", "two"]
@@ -207,11 +211,6 @@ def test_the_families_take_turns() -> None:
 
 # --------------------------------------------------------------------------------------------------------------------
 # `connect` by a peer id
-
-
-@pytest.fixture(name="book")
-def book_(tmp_path: Path) -> Path:
-    return tmp_path / "peers.json"
 
 
 async def test_connect_by_peer_id_races_what_is_known(mock_clock: MockClock, book: Path) -> None:

@@ -15,8 +15,8 @@ import pytest
 import trio
 
 from fabstird.identity import Identity
-from fabstird.p2p.addresses import parse
-from fabstird.p2p.resolve import MAX_ADDRESSES, MAX_LOOKUPS, ResolveError, resolve
+from fabstird.p2p.net.resolve import MAX_ADDRESSES, MAX_LOOKUPS, ResolveError, resolve
+from fabstird.p2p.wire.addresses import parse
 
 A, B = (Identity.from_seed(bytes([number]) * 32).peer_id for number in (1, 2))
 Zone = dict[str, list[str]]

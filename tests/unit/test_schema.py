@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.schema import Conversation, NotAsDocumented
+from tests.harness.schema import Conversation, NotAsDocumented
 
 PING = {"peerId": "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN", "rtt": 0.4}
 ERROR = {"code": -32004, "message": "not connected", "data": {"code": "PEER_NOT_FOUND", "retryable": False}}

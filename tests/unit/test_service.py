@@ -15,9 +15,9 @@ from fabstird.canary import INTERVAL, Canary
 from fabstird.config import Config
 from fabstird.events import EventLog
 from fabstird.identity import Identity
-from fabstird.metrics import Counters
-from fabstird.p2p.book import Book
+from fabstird.metrics.counters import Counters
 from fabstird.p2p.node import Node
+from fabstird.p2p.peers.book import Book
 from fabstird.service import SILENCE, Supervised, describe, is_alive, supervised
 
 

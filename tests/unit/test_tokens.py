@@ -13,7 +13,7 @@ import pytest
 import structlog.testing
 import trio
 
-from fabstir_client.errors import InvalidParams, InvalidState, LimitExceeded
+from fabstir_client.api.errors import InvalidParams, InvalidState, LimitExceeded
 from fabstird.rpc import tokens as module
 from fabstird.rpc.tokens import API_TOKEN, PREFIX, Tokens
 
@@ -36,7 +36,7 @@ def clock() -> Clock:
 @pytest.fixture
 def make(tmp_path: Path, clock: Clock) -> Callable[..., Tokens]:
     def made(limit: int = 8) -> Tokens:
-        tokens = Tokens(tmp_path / "tokens.json", OWN, lambda: limit, clock=clock)
+        tokens = Tokens(tmp_path / "tokens.json", OWN, limit, clock=clock)
         tokens.load()
         return tokens
 

@@ -1,7 +1,7 @@
-"""What users ask of the DHT: find peers, providers and values; provide and put; and to announce again what they did.
+"""The DHT's API: find peers, providers and values; provide and put; stop announcing.
 
-Parameters are texts; every one that is wrong is an `InvalidParams` that names it. Every call has a deadline in ms; what
-was found by then is returned as incomplete, and nothing at all is `DeadlineExceeded`.
+Parameters are texts; a wrong one raises `InvalidParams`, which names it. Every call has a deadline in ms. What was
+found by then is returned as incomplete; where nothing was, `DeadlineExceeded` is raised.
 """
 
 from __future__ import annotations
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from collections import Counter
+from collections.abc import Set
 
 import trio
 
-from fabstir_client.errors import InvalidParams, PeerNotFound, TooLarge
-from fabstir_client.types_dht import (
+from fabstir_client.api.dht import (
+    Bucket,
+    DhtRouting,
     DhtStatus,
     Forgotten,
     FoundPeer,
@@ -24,30 +25,38 @@ from fabstir_client.types_dht import (
     Provided,
     Provider,
     ProviderFound,
+    RoutingPeer,
     StoredValue,
     ValueFound,
 )
+from fabstir_client.api.errors import InvalidParams, PeerNotFound, TooLarge
 from fabstird.events import EventLog
-from fabstird.p2p.addresses import AddressError, normal_peer_id
-from fabstird.p2p.book import Book
-from fabstird.p2p.dht import keys
+from fabstird.p2p.base64_text import from_base64, to_base64
+from fabstird.p2p.dht import heard, keys
 from fabstird.p2p.dht.announcing import Announcer
-from fabstird.p2p.dht.engine import AskFailed, Engine, to_address, to_bytes, to_text
-from fabstird.p2p.dht.kept import AGAIN, Entry
+from fabstird.p2p.dht.engine import AskFailed, Engine
+from fabstird.p2p.dht.findings import FoundProviders as Findings
+from fabstird.p2p.dht.findings import FoundValues
+from fabstird.p2p.dht.holders import AGAIN
 from fabstird.p2p.dht.keys import BadKey, Encoding
+from fabstird.p2p.dht.lookup import Lookup
 from fabstird.p2p.dht.messages import Kind, Message, Peer
-from fabstird.p2p.dht.records import Refused, validate
+from fabstird.p2p.dht.republish_store import Entry
+from fabstird.p2p.dht.routing import Seen
 from fabstird.p2p.dht.searches import Searches
-from fabstird.p2p.streams import from_base64, to_base64
+from fabstird.p2p.dht.values import Refused, validate
+from fabstird.p2p.peers.book import Book
+from fabstird.p2p.wire.addresses import AddressError, normal_peer_id
+from fabstird.p2p.wire.peer_ids import to_bytes, to_text
 
-MAX_COUNT = 1000  # providers of one answer
+MAX_COUNT = 1000  # providers in one answer
 COUNT = 20
 QUORUM = 4
-OWNER_GRACE = 3.0  # seconds by which the owner of a value may be later than the others who hold it
+OWNER_GRACE = 3.0  # seconds that a value's owner may take longer than other holders
 
 
 class DhtCommands:
-    """``default`` (ms) is the deadline of a call that brings none."""
+    """``default`` (ms) is the deadline of a call that sets none."""
 
     def __init__(self, engine: Engine, book: Book, events: EventLog, default: int) -> None:
         self.engine = engine
@@ -69,23 +78,23 @@ class DhtCommands:
         engine = self.engine
         if target == engine.own_id:
             raise InvalidParams(f"peerId: {peer_id} is this node itself", param="peerId")
-        if engine.host.links(peer_id) and (known := engine.known_addresses(target)):
+        if engine.host.links(peer_id) and (known := engine.where.addresses(target)):
             return FoundPeer(peer_id=peer_id, addresses=known, connected=True, asked=0)
         asked = 0
         learned: list[str] = []
 
-        def take(_: bytes, answer: Message) -> bool:
+        def take(_: bytes, answer: Message, __: Lookup) -> bool:
             nonlocal asked
             asked += 1
-            # One that dialled us a moment ago has not told its own addresses yet: others know them
-            told = [one for one in answer.closer if one.id == target]
-            bare = [address for one in told for address in map(to_address, one.addresses) if address]
+            # A peer that dialled us a moment ago has not sent its addresses yet, but others know them
+            named = [one for one in answer.closer if one.id == target]
+            bare = [address for one in named for address in map(heard.address_text, one.addresses) if address]
             learned.extend(f"{address}/p2p/{peer_id}" for address in bare)
             return bool(learned)
 
         with self._searches.within(timeout) as scope:
             await engine.walk(target, Message(Kind.FIND_NODE, target), take)
-        found = engine.known_addresses(target) or list(dict.fromkeys(learned))
+        found = engine.where.addresses(target) or list(dict.fromkeys(learned))
         connected = bool(engine.host.links(peer_id))
         if found or connected:
             self._book.heard(peer_id, found)
@@ -97,7 +106,7 @@ class DhtCommands:
     async def find_providers(
         self, text: str, encoding: Encoding, count: int | None, timeout: int | None, query_id: str | None
     ) -> FoundProviders:
-        """Providers, each told as an event when it is found. Raises `DeadlineExceeded` where none was."""
+        """Find providers, each published as an event when found. Raises `DeadlineExceeded` where none was found."""
         if count is not None and not 1 <= count <= MAX_COUNT:
             raise InvalidParams(f"count: must be 1 to {MAX_COUNT}, not {count}", param="count")
         key = _key(text, encoding)
@@ -117,44 +126,54 @@ class DhtCommands:
     async def search_providers(
         self, key: bytes, wanted: int, timeout: int | None, query_id: str | None
     ) -> tuple[int, bool, dict[bytes, list[str]]]:
-        """How many peers were asked, whether the search came to its end, and the addresses of each provider. Without
-        ``query_id`` no events tell of it."""
+        """Search providers of a key. Without ``query_id`` no events are published.
+
+        Returns:
+            How many peers were asked, whether the search was complete, and the addresses of each provider.
+        """
         engine = self.engine
+        findings = Findings(wanted)
         found: dict[bytes, list[str]] = {}
         asked = 0
 
-        def learn(providers: list[Peer], *, local: bool) -> bool:
-            for one in providers:
-                if one.id in found or len(found) >= wanted:
-                    continue
-                engine.hint(one, local=local)
-                own = one.id == engine.own_id
-                found[one.id] = engine.host.announced_addresses() if own else engine.known_addresses(one.id)
-                if query_id is not None:
-                    self._events.publish(
-                        ProviderFound(
-                            query_id=query_id, key=to_base64(key), peer_id=to_text(one.id), addresses=found[one.id]
-                        )
+        def tell(provider: bytes) -> None:
+            own = provider == engine.own_id
+            found[provider] = engine.host.announced_addresses() if own else engine.where.addresses(provider)
+            if query_id is not None:
+                self._events.publish(
+                    ProviderFound(
+                        query_id=query_id, key=to_base64(key), peer_id=to_text(provider), addresses=found[provider]
                     )
-            return len(found) >= wanted
+                )
 
-        def take(peer: bytes, answer: Message) -> bool:
+        def learn(answerer: bytes, providers: list[Peer]) -> None:
+            for one in providers:
+                engine.where.hear(one, answerer)
+            for provider in findings.learn(answerer, [one.id for one in providers]):
+                tell(provider)
+
+        def take(peer: bytes, answer: Message, lookup: Lookup) -> bool:
             nonlocal asked
             asked += 1
-            return learn(list(answer.providers), local=engine.is_local(peer))
+            learn(peer, list(answer.providers))
+            return findings.enough(lookup.near())
 
-        held = engine.providers.get(key, time.time())
+        held = engine.providers.get(key, time.time(), wanted)
         own = [Peer(engine.own_id)] if engine.kept.provides(key) else []
         with self._searches.within(timeout) as scope:
-            if not learn([*own, *held], local=True):
-                await engine.walk(key, Message(Kind.GET_PROVIDERS, key), take)
-        return asked, not scope.cancelled_caught, found
+            learn(engine.own_id, [*own, *held])
+            await engine.walk(key, Message(Kind.GET_PROVIDERS, key), take)
+        result = findings.result()
+        for provider in result:
+            if provider not in found:
+                tell(provider)
+        return asked, not scope.cancelled_caught, {provider: found[provider] for provider in result}
 
     async def get_value(
         self, text: str, encoding: Encoding, quorum: int | None, timeout: int | None, query_id: str | None
     ) -> FoundValue:
-        """The value that its owner gives, else the one that most peers give. Raises `DeadlineExceeded` where there was
-        none by then."""
+        """The value from its owner, otherwise the one that most peers return. Raises `DeadlineExceeded` where there was
+        none in time."""
         if quorum is not None and not 1 <= quorum <= MAX_COUNT:
             raise InvalidParams(f"quorum: must be 1 to {MAX_COUNT}, not {quorum}", param="quorum")
         key = _key(text, encoding)
@@ -178,13 +197,17 @@ class DhtCommands:
 
     async def search_value(
         self, key: bytes, quorum: int, timeout: int | None, query_id: str | None
-    ) -> tuple[Answers, bool]:
-        """What peers answer, and whether the search came to its end. The owner of the value, where the key names one,
-        is asked itself, beside the others. Without ``query_id`` no events tell of it."""
-        engine = self.engine
-        answers = Answers(keys.owner(key))
+    ) -> tuple[FoundValues, bool]:
+        """Search a value. If the key names an owner, that peer is asked directly as well. Without ``query_id`` no
+        events are published.
 
-        def take(peer: bytes, answer: Message) -> bool:
+        Returns:
+            What peers answered, and whether the search was complete.
+        """
+        engine = self.engine
+        answers = FoundValues(keys.owner(key), quorum)
+
+        def take(peer: bytes, answer: Message, near: Set[bytes]) -> bool:
             answers.asked += 1
             record = answer.record
             if record is None or record.key != key or len(record.value) > engine.settings.max_value_bytes:
@@ -192,13 +215,13 @@ class DhtCommands:
             try:
                 validate(key, record.value)
             except Refused:
-                return False  # it holds what it must not
+                return False  # it holds an invalid value
             answers.values[peer] = record.value
             if query_id is not None:
                 self._events.publish(
                     ValueFound(query_id=query_id, key=to_base64(key), peer_id=to_text(peer), size=len(record.value))
                 )
-            return answers.of_owner is not None or answers.most >= quorum
+            return answers.enough(near)
 
         message = Message(Kind.GET_VALUE, key)
         held = engine.values.get(key, time.time())
@@ -212,27 +235,31 @@ class DhtCommands:
 
                 async def ask_owner(owner: bytes) -> None:
                     try:
-                        take(owner, await engine.ask(owner, message))
+                        take(owner, await engine.ask(owner, message), frozenset())
                     except AskFailed:
-                        pass  # the others may hold it for it
+                        pass  # others may hold it
                     heard.set()
                     if answers.of_owner is not None:
                         nursery.cancel_scope.cancel()
 
-                if answers.owner is not None and engine.known_addresses(answers.owner):
+                if answers.owner is not None and engine.where.addresses(answers.owner):
                     nursery.start_soon(ask_owner, answers.owner)
                 else:
                     heard.set()
-                await engine.walk(key, message, take)
+                await engine.walk(key, message, lambda peer, answer, lookup: take(peer, answer, lookup.near()))
                 with trio.move_on_after(OWNER_GRACE if answers.values else math.inf):
                     await heard.wait()
                 nursery.cancel_scope.cancel()
         return answers, not scope.cancelled_caught
 
     async def put_value(self, text: str, value: str, encoding: Encoding, timeout: int | None) -> StoredValue:
-        """Put a value to the peers closest to its key, now and every twelve hours. Raises `TooLarge`,
-        `InvalidParams` where the key's namespace does not allow it, `InvalidState` where it cannot be saved, or the
-        peer that the key names has put another one."""
+        """Put a value to the peers closest to its key, now and every twelve hours.
+
+        Raises:
+            TooLarge: The value is too long.
+            InvalidParams: The namespace of the key does not allow it.
+            InvalidState: It cannot be saved, or the peer that the key names has put another one.
+        """
         key, data = _key(text, encoding), from_base64(value, "value")
         limit = self.engine.settings.max_value_bytes
         if len(data) > limit:
@@ -249,16 +276,15 @@ class DhtCommands:
         return await self.announcer.put(key, data, timeout)
 
     async def provide(self, text: str, encoding: Encoding, timeout: int | None) -> Provided:
-        """Tell the peers closest to a key that this node provides it, now and every twelve hours; and look whether they
-        know. Raises `InvalidState` where it cannot be saved."""
+        """Announce to the peers closest to a key that this node provides it, now and every twelve hours, and check
+        whether they know. Raises `InvalidState` where it cannot be saved."""
         key = _key(text, encoding)
         if len(key) > keys.MAX_PROVIDED:
             raise InvalidParams(f"key: of {len(key)} bytes is too long; {keys.MAX_PROVIDED} are taken", param="key")
         return await self.announcer.provide(key, timeout)
 
     async def forget(self, text: str, encoding: Encoding) -> Forgotten:
-        """Announce a key, and a value under it, no more. What others hold they forget by themselves, after 48 hours at
-        most."""
+        """Stop announcing a key, and its value. Other peers drop their copies after 48 hours at most."""
         key = _key(text, encoding)
         gone = await self.announcer.forget(key)
         return Forgotten(
@@ -268,7 +294,7 @@ class DhtCommands:
         )
 
     def limit(self, timeout: int | None) -> int:
-        """The deadline of a call, ms."""
+        """The deadline of a call, in ms."""
         return self._searches.limit(timeout)
 
     # ----------------------------------------------------------------------------------------------------------------
@@ -290,31 +316,24 @@ class DhtCommands:
             kept=[_kept_record(entry) for entry in engine.kept.all()],
         )
 
+    def routing(self) -> DhtRouting:
+        engine = self.engine
+        behind = time.time() - trio.current_time()
+        buckets = [
+            Bucket(shared_bits=shared, peers=[self._routing_peer(one, behind) for one in peers])
+            for shared, peers in engine.table.buckets()
+        ]
+        return DhtRouting(peers=len(engine.table), buckets=buckets)
 
-class Answers:
-    """The values that peers gave, and whose word counts most."""
-
-    def __init__(self, owner: bytes | None) -> None:
-        self.owner = owner
-        self.asked = 0
-        self.values: dict[bytes, bytes] = {}
-
-    @property
-    def of_owner(self) -> bytes | None:
-        """What the owner itself gave."""
-        return self.values.get(self.owner) if self.owner is not None else None
-
-    @property
-    def most(self) -> int:
-        """How many peers gave the value that most gave."""
-        return max(Counter(self.values.values()).values(), default=0)
-
-    @property
-    def best(self) -> bytes | None:
-        """The owner's, else the one that most peers gave, the first of these where several are equal."""
-        if self.of_owner is not None:
-            return self.of_owner
-        return next(iter([value for value, _ in Counter(self.values.values()).most_common(1)]), None)
+    def _routing_peer(self, seen: Seen, behind: float) -> RoutingPeer:
+        peer_id = to_text(seen.peer)
+        return RoutingPeer(
+            peer_id=peer_id,
+            connected=bool(self.engine.host.links(peer_id)),
+            heard=int((seen.heard + behind) * 1000),
+            suspect=seen.suspect,
+            network=seen.network,
+        )
 
 
 def _kept_record(entry: Entry) -> KeptRecord:

@@ -1,7 +1,7 @@
-"""Keys of the DHT as users write them, and what a key says about its value.
+"""DHT keys as users write them, and what a key says about its value.
 
-How a key is written is said, not guessed: ``text`` (UTF-8, the default), ``base64``, or ``cid``, of which the DHT takes
-the multihash (libp2p specification, kad-dht, "Content provider advertisement").
+The encoding of a key is stated, not guessed: ``text`` (UTF-8, the default), ``base64``, or ``cid``, of which the DHT
+uses the multihash (libp2p specification, kad-dht, "Content provider advertisement").
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ import binascii
 from hashlib import sha256
 from typing import Literal
 
-import base58
+from fabstird import base58
+from fabstird.p2p.wire import varint
 
 Encoding = Literal["text", "base64", "cid"]
 
-MAX_KEY = 512  # bytes; what is longer names a value badly
-MAX_PROVIDED = 80  # bytes of a key that is provided: go-libp2p takes no more
+MAX_KEY = 512  # bytes; longer keys make no sense
+MAX_PROVIDED = 80  # bytes of a provided key: go-libp2p accepts no more
 _SHA2_256 = b"\x12\x20"
 _ALPHABETS = {"b": "base32", "z": "base58btc", "f": "base16", "u": "base64url", "m": "base64"}
 
 
 class BadKey(ValueError):
-    """The text is no key in its encoding; the message says why."""
+    """The text is not a key in its encoding; the message says why."""
 
 
 def parse(text: str, encoding: Encoding) -> bytes:
-    """Raises `BadKey`."""
+    """The key as bytes. Raises `BadKey`."""
     if len(text) > 2 * MAX_KEY:
         raise BadKey(f"of {len(text)} characters is too long; {MAX_KEY} bytes are taken")
     if encoding == "text":
@@ -43,30 +44,30 @@ def parse(text: str, encoding: Encoding) -> bytes:
 
 
 def multihash(data: bytes) -> bytes:
-    """The sha2-256 multihash."""
+    """The sha2-256 multihash of ``data``."""
     return _SHA2_256 + sha256(data).digest()
 
 
 def owner(key: bytes) -> bytes | None:
-    """The peer whose word the value is: the Fabstir node's ``metadata:<peer id>``. None for all other keys."""
+    """The peer that owns the value: of the Fabstir node's ``metadata:<peer id>``. None for all other keys."""
     head, colon, tail = key.partition(b":")
     if not colon or head != b"metadata" or not 0 < len(tail) <= 128:
         return None
     try:
-        peer = base58.b58decode(tail)
+        peer = base58.decode(tail)
     except ValueError:
         return None
     return peer if is_multihash(peer) else None
 
 
 def namespace(key: bytes) -> str | None:
-    """``pk`` of ``/pk/…``; None where the key has none."""
+    """``pk`` in ``/pk/…``; None where the key has no namespace."""
     parts = key.split(b"/", 2)
     return parts[1].decode("ascii", "replace") if len(parts) == 3 and not parts[0] else None
 
 
 def is_multihash(data: bytes) -> bool:
-    """Whether it is a peer id's multihash: identity (an inlined key), or sha2-256."""
+    """Whether it is a multihash that a peer id may be: identity (an inlined key) or sha2-256."""
     return (len(data) > 2 and data[0] == 0 and data[1] == len(data) - 2) or (
         len(data) == 34 and data.startswith(_SHA2_256)
     )
@@ -80,25 +81,33 @@ def _base64(text: str) -> bytes:
 
 
 def _cid(text: str) -> bytes:
-    """The multihash of a CID (multiformats/cid), version 0 or 1."""
+    """The multihash in a CID (multiformats/cid), version 0 or 1."""
     try:
         if len(text) == 46 and text.startswith("Qm"):
-            data = base58.b58decode(text)
+            data = base58.decode(text)
             if not (len(data) == 34 and data.startswith(_SHA2_256)):
                 raise ValueError("not a sha2-256 multihash")
             return data
         data = _multibase(text)
-        version, data = _varint(data)
+        version, at = _number(data, 0)
         if version != 1:
             raise ValueError(f"version {version}")
-        _, data = _varint(data)  # the content's codec is no part of the key
-        _, rest = _varint(data)
-        size, digest = _varint(rest)
-        if size != len(digest):
-            raise ValueError(f"its multihash has {len(digest)} bytes and says {size}")
-    except (ValueError, IndexError, binascii.Error) as error:
+        _, start = _number(data, at)  # the content's codec is not part of the key
+        _, at = _number(data, start)
+        size, at = _number(data, at)
+        if size != len(data) - at:
+            raise ValueError(f"its multihash has {len(data) - at} bytes and says {size}")
+    except (ValueError, binascii.Error) as error:
         raise BadKey(f'"{text[:80]}" is no CID: {error}') from error
-    return data
+    return data[start:]
+
+
+def _number(data: bytes, at: int) -> tuple[int, int]:
+    """The varint at ``at``, and where it ends. Raises ValueError."""
+    read = varint.decode(data, at)
+    if read is None:
+        raise ValueError("it ends within a number")
+    return read
 
 
 def _multibase(text: str) -> bytes:
@@ -108,19 +117,10 @@ def _multibase(text: str) -> bytes:
     if prefix in ("b", "B"):
         return base64.b32decode(body.upper() + "=" * (-len(body) % 8))
     if prefix == "z":
-        return base58.b58decode(body)
+        return base58.decode(body)
     if prefix in ("f", "F"):
         return bytes.fromhex(body)
     if prefix in ("u", "m"):
         altchars = b"-_" if prefix == "u" else None
         return base64.b64decode(body + "=" * (-len(body) % 4), altchars, validate=True)
     raise ValueError(f'its multibase "{prefix}" is none of {", ".join(_ALPHABETS)}')
-
-
-def _varint(data: bytes) -> tuple[int, bytes]:
-    value = 0
-    for index in range(9):
-        value |= (data[index] & 0x7F) << 7 * index
-        if data[index] < 0x80:
-            return value, data[index + 1 :]
-    raise ValueError("a number of more than nine bytes")

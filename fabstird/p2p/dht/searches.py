@@ -1,4 +1,4 @@
-"""What every search in the DHT has in common: a deadline, and a bound on how many there are."""
+"""What all DHT searches share: a deadline, and a bound on their number."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from contextlib import contextmanager
 
 import trio
 
-from fabstir_client.errors import DeadlineExceeded, LimitExceeded
+from fabstir_client.api.errors import DeadlineExceeded, LimitExceeded
 
-MAX_SEARCHES = 64  # under way at a time
+MAX_SEARCHES = 64  # at a time
 
 
 class Searches:
-    """``default`` (ms) is the deadline of a call that brings none."""
+    """``default`` (ms) is the deadline of a call that sets none."""
 
     def __init__(self, default: int) -> None:
         self._default = default
@@ -34,7 +34,7 @@ class Searches:
             self._searches -= 1
 
     def limit(self, timeout: int | None) -> int:
-        # A call without a deadline of its own is ended from outside at the default one: we answer before that
+        # A call without a deadline is cancelled from outside at the default one: the answer must come before that
         return timeout if timeout is not None else max(1, self._default * 19 // 20)
 
     def late(self, words: str, timeout: int | None) -> DeadlineExceeded:

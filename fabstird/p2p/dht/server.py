@@ -1,22 +1,32 @@
-"""What this node answers other nodes of the DHT (libp2p specification, kad-dht, "RPC messages"). Pure."""
+"""What this node answers other DHT nodes (libp2p specification, kad-dht, "RPC messages"). Pure."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from fabstird.p2p.dht.heard import PUBLIC, Place, kept, told
 from fabstird.p2p.dht.keys import owner
 from fabstird.p2p.dht.messages import Kind, Message, Peer, Record
-from fabstird.p2p.dht.records import Providers, Refused, Values
+from fabstird.p2p.dht.providers import Providers
 from fabstird.p2p.dht.routing import RoutingTable
+from fabstird.p2p.dht.values import Refused, Values
 
-MAX_SENT = 8  # addresses of a peer: 20 peers fit into the 16 KiB that rust-libp2p reads
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """The asking peer: its id, proven by its connection, and where it is, for limits per network and for addresses."""
+
+    id: bytes
+    network: str | None = None
+    met: Place = PUBLIC
 
 
 class Server:
-    """``addresses`` gives the addresses of a peer that we know, or our own; ``provided`` tells what this node provides
-    itself."""
+    """Answers DHT messages. ``addresses`` returns the known addresses of a peer, or our own; ``provided`` says whether
+    this node itself provides a key."""
 
     def __init__(
         self,
@@ -34,8 +44,8 @@ class Server:
         self.answered: Counter[str] = Counter()  # by kind of message
         self.refused = 0
 
-    def answer(self, sender: bytes, message: Message, now: float) -> Message | None:
-        """The answer; None where the specification has none. Raises `Refused`: the stream is then reset."""
+    def answer(self, sender: Sender, message: Message, now: float) -> Message | None:
+        """The answer; None where the specification has none. Raises `Refused`, where the stream must be reset."""
         try:
             answer = self._answer(sender, message, now)
         except Refused:
@@ -44,7 +54,22 @@ class Server:
         self.answered[message.kind.name] += 1
         return answer
 
-    def _answer(self, sender: bytes, message: Message, now: float) -> Message | None:
+    def closer(self, sender: bytes, key: bytes, *, node: bool = False) -> list[bytes]:
+        """The peers to name to an asker that looks for a key; ``node`` where the key is a peer id."""
+        table = self._table
+        if node and key == table.own_id:
+            return [key]
+        found = table.closest(key)
+        if sender in found:
+            found = [peer for peer in table.closest(key, table.k + 1) if peer != sender]
+        if node and key not in found and key != sender:
+            found = [key, *found][: table.k]  # it need not be in the table, if its addresses are known
+        named = owner(key)
+        if named is not None and named not in found and named not in (sender, table.own_id):
+            found = [named, *found][: table.k]  # the value's owner is the best source
+        return found
+
+    def _answer(self, sender: Sender, message: Message, now: float) -> Message | None:
         key = message.key
         if message.kind is Kind.PING:
             return message
@@ -61,40 +86,32 @@ class Server:
         if message.kind is Kind.ADD_PROVIDER:
             self._add_provider(sender, message, now)
             return None
-        providers = self._providers.get(key, now)[: self._table.k]
-        known = tuple(Peer(one.id, one.addresses[:MAX_SENT] or self._addresses(one.id)) for one in providers)
-        own = (self._own(),) if self._provided(key) else ()
-        return Message(message.kind, key, closer=self._closer(sender, key), providers=own + known)
+        providers = [self._peer(sender, self._table.own_id)] if self._provided(key) else []
+        for one in self._providers.get(key, now, self._table.k - len(providers), sender.id):
+            known = told(one.addresses, sender.met)
+            providers.append(Peer(one.id, known) if known else self._peer(sender, one.id))
+        return Message(message.kind, key, closer=self._closer(sender, key), providers=tuple(providers))
 
-    def _put(self, sender: bytes, message: Message, now: float) -> Message:
+    def _put(self, sender: Sender, message: Message, now: float) -> Message:
         record = message.record
         if record is None or record.key != message.key:
             raise Refused("a value under another key than the message's")
-        self._values.put(record.key, record.value, sender, now)
+        self._values.put(record.key, record.value, sender.id, now, sender.network)
         return message
 
-    def _add_provider(self, sender: bytes, message: Message, now: float) -> None:
-        # A provider speaks for itself only: the connection proves who it is
-        own = [provider for provider in message.providers if provider.id == sender]
-        if not own:
+    def _add_provider(self, sender: Sender, message: Message, now: float) -> None:
+        # A provider may announce only itself: the connection proves who it is
+        own = next((provider for provider in message.providers if provider.id == sender.id), None)
+        if own is None:
             raise Refused("a provider record of somebody else")
-        for provider in own[:1]:
-            self._providers.add(message.key, provider, now)
+        self._providers.add(message.key, Peer(own.id, kept(own.addresses, sender.met)), now, sender.network)
 
-    def _closer(self, sender: bytes, key: bytes, *, node: bool = False) -> tuple[Peer, ...]:
-        found = [peer for peer in self._table.closest(key, self._table.k + 1) if peer != sender][: self._table.k]
-        if node and key == self._table.own_id:
-            return (self._own(),)
-        if node and key not in found and key != sender:
-            found = [key, *found][: self._table.k]  # known by another way than the table: its addresses decide
-        named = owner(key)
-        if named is not None and named not in found and named not in (sender, self._table.own_id):
-            found = [named, *found][: self._table.k]  # the owner of the value knows it best
-        peers = (Peer(peer, self._addresses(peer)[:MAX_SENT]) for peer in found)
+    def _closer(self, sender: Sender, key: bytes, *, node: bool = False) -> tuple[Peer, ...]:
+        peers = (self._peer(sender, peer) for peer in self.closer(sender.id, key, node=node))
         return tuple(peer for peer in peers if peer.addresses)
 
-    def _own(self) -> Peer:
-        return Peer(self._table.own_id, self._addresses(self._table.own_id)[:MAX_SENT])
+    def _peer(self, sender: Sender, peer: bytes) -> Peer:
+        return Peer(peer, told(self._addresses(peer), sender.met))
 
 
 def _rfc3339(instant: float) -> str:

@@ -49,6 +49,13 @@ var commands = map[string]command{
 	"dhtPeers":         dhtPeers,
 	"dhtProvide":       dhtProvide,
 	"dhtPut":           dhtPut,
+	"exchange":         exchange,
+	"streams":          manyStreams,
+	"release":          release,
+	"perf":             perf,
+	"opens":            opens,
+	"messages":         messages,
+	"roundTrips":       roundTrips,
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

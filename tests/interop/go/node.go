@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
-	"io"
 	"time"
 
 	"github.com/libp2p/go-libp2p"
@@ -17,6 +17,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	"github.com/libp2p/go-libp2p/p2p/security/noise"
+	libp2ptls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
@@ -24,12 +25,12 @@ import (
 )
 
 const (
-	kadID      = "/ipfs/kad/1.0.0"
-	mdnsName   = "_p2p._udp" // of the libp2p specification
+	kadID    = "/ipfs/kad/1.0.0"
+	mdnsName = "_p2p._udp" // of the libp2p specification
 
 	relayedTime  = 5 * time.Second // with relay "limited": how long a connection lasts
 	relayedBytes = 256 * 1024      // and what it carries each way
-	streamIdle = 60 * time.Second
+	streamIdle   = 60 * time.Second
 )
 
 // node is the running peer.
@@ -56,16 +57,33 @@ func (n *node) HandlePeerFound(found peer.AddrInfo) {
 // newNode makes the peer that listens nowhere yet: events are watched before anybody can come.
 func newNode(ctx context.Context, given *options) (*node, error) {
 	settings := []libp2p.Option{
-		libp2p.NoListenAddrs,
 		libp2p.NoTransports,
 		libp2p.Transport(tcp.NewTCPTransport),
-		libp2p.Transport(websocket.New),
 		libp2p.Transport(quic.NewTransport),
-		libp2p.Security(noise.ID, noise.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.ResourceManager(&network.NullResourceManager{}), // every test's peers share 127.0.0.1
 		libp2p.Ping(given.has(pingID)),
 		libp2p.EnableRelay(), // as a client: it can dial and be dialled through one
+	}
+	if given.WebCertificate == "" {
+		settings = append(settings, libp2p.Transport(websocket.New))
+	} else {
+		pair, err := tls.LoadX509KeyPair(given.WebCertificate, given.WebKey)
+		if err != nil {
+			return nil, fmt.Errorf("webCertificate: %w", err)
+		}
+		inside := websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{pair}})
+		settings = append(settings, libp2p.Transport(websocket.New, inside))
+	}
+	if !given.HolePunching {
+		settings = append(settings, libp2p.NoListenAddrs)
+	}
+	for _, name := range given.Security {
+		if name == "tls" {
+			settings = append(settings, libp2p.Security(libp2ptls.ID, libp2ptls.New))
+		} else {
+			settings = append(settings, libp2p.Security(noise.ID, noise.New))
+		}
 	}
 	key, err := given.key()
 	if err != nil {
@@ -87,9 +105,27 @@ func newNode(ctx context.Context, given *options) (*node, error) {
 		limit := relay.WithLimit(&relay.RelayLimit{Duration: relayedTime, Data: relayedBytes})
 		settings = append(settings, libp2p.EnableRelayService(limit), libp2p.ForceReachabilityPublic())
 	}
+	if len(given.RelayVia) > 0 {
+		relays := []peer.AddrInfo{}
+		for _, text := range given.RelayVia {
+			info, err := peer.AddrInfoFromString(text)
+			if err != nil {
+				return nil, fmt.Errorf("relayVia: %w", err)
+			}
+			relays = append(relays, *info)
+		}
+		settings = append(settings, libp2p.EnableAutoRelayWithStaticRelays(relays), libp2p.ForceReachabilityPrivate())
+	}
+	if given.HolePunching {
+		// before it dials its relay: a dial has the port that is listened on, if any is
+		settings = append(settings, libp2p.EnableHolePunching(), libp2p.ListenAddrStrings(given.Listen...))
+	}
 	if given.AutoNAT == "server" {
 		settings = append(settings, libp2p.EnableNATService(), libp2p.EnableAutoNATv2(), libp2p.ForceReachabilityPublic(),
 			libp2p.AutoNATServiceRateLimit(0, 1000, time.Minute))
+	}
+	if given.AutoNAT == "client" {
+		settings = append(settings, libp2p.EnableAutoNATv2())
 	}
 	made, err := libp2p.New(settings...)
 	if err != nil {
@@ -104,7 +140,7 @@ func newNode(ctx context.Context, given *options) (*node, error) {
 	}
 	for _, name := range given.Protocols {
 		if name != identifyID && name != identifyPushID && name != pingID {
-			made.SetStreamHandler(protocol.ID(name), serveEcho)
+			made.SetStreamHandler(protocol.ID(name), serving(name))
 		}
 	}
 	if given.DHT != "" {
@@ -123,6 +159,9 @@ func newNode(ctx context.Context, given *options) (*node, error) {
 		return nil, err
 	}
 	for _, text := range given.Listen {
+		if given.HolePunching {
+			break
+		}
 		address, err := multiaddr.NewMultiaddr(text)
 		if err != nil {
 			return nil, fmt.Errorf("listen: %w", err)
@@ -146,7 +185,7 @@ func (n *node) watch(ctx context.Context) error {
 		new(event.EvtPeerConnectednessChanged), new(event.EvtPeerIdentificationCompleted),
 		new(event.EvtLocalReachabilityChanged),
 	}
-	subscription, err := n.host.EventBus().Subscribe(kinds)
+	subscription, err := n.host.EventBus().Subscribe(append(kinds, watchedToo...))
 	if err != nil {
 		return err
 	}
@@ -182,18 +221,10 @@ func (n *node) happened(what any) {
 		send(happened)
 	case event.EvtLocalReachabilityChanged:
 		send(object{"event": "reachability", "reachability": what.Reachability.String()})
-	}
-}
-
-func serveEcho(stream network.Stream) {
-	_ = stream.SetDeadline(time.Now().Add(streamIdle))
-	if _, err := io.Copy(stream, stream); err != nil {
-		complain("echo: %v", err)
-		_ = stream.Reset()
-		return
-	}
-	if err := stream.Close(); err != nil {
-		complain("echo: %v", err)
+	default:
+		if message, ok := checked(what); ok {
+			send(message)
+		}
 	}
 }
 

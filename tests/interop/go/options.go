@@ -29,20 +29,32 @@ type options struct {
 	MDNS            bool     `json:"mdns"`
 	Relay           string   `json:"relay"`
 	AutoNAT         string   `json:"autonat"`
+	Security        []string `json:"security"`
+	RelayVia        []string `json:"relayVia"`
+	HolePunching    bool     `json:"holePunching"`
+	WebCertificate  string   `json:"webCertificate"`
+	WebKey          string   `json:"webKey"`
 }
 
 func readOptions(text []byte) (*options, error) {
-	given := &options{Protocols: []string{identifyID, identifyPushID, pingID, echoID}}
+	given := &options{
+		Protocols: []string{identifyID, identifyPushID, pingID, echoID}, Security: []string{"noise"},
+	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(given); err != nil {
 		return nil, fmt.Errorf("options: %w", err)
 	}
 	for _, mode := range []struct{ name, value, allowed string }{
-		{"dht", given.DHT, "server client"}, {"relay", given.Relay, "server limited"}, {"autonat", given.AutoNAT, "server"},
+		{"dht", given.DHT, "server client"}, {"relay", given.Relay, "server limited"}, {"autonat", given.AutoNAT, "server client"},
 	} {
 		if mode.value != "" && !oneOf(mode.value, mode.allowed) {
 			return nil, fmt.Errorf("%q must be one of: %s", mode.name, mode.allowed)
+		}
+	}
+	for _, name := range given.Security {
+		if !oneOf(name, "noise tls") {
+			return nil, errors.New(`"security" may have "noise" and "tls"`)
 		}
 	}
 	return given, nil

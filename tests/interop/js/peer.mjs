@@ -1,8 +1,8 @@
 // A libp2p peer that does what it is told: one JSON command a line on stdin, one JSON answer or event a line on stdout.
 // The protocol is described in ../README.md and is the same for every implementation. Logs go to stderr.
 
-import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
+import { createServer } from 'node:https'
 import { createInterface } from 'node:readline'
 
 import { noise } from '@chainsafe/libp2p-noise'
@@ -14,23 +14,24 @@ import { mdns } from '@libp2p/mdns'
 import { peerIdFromString } from '@libp2p/peer-id'
 import { ping } from '@libp2p/ping'
 import { tcp } from '@libp2p/tcp'
+import { tls } from '@libp2p/tls'
 import { webSockets } from '@libp2p/websockets'
 import { multiaddr } from '@multiformats/multiaddr'
 import { createLibp2p } from 'libp2p'
+
+import { VERSION, handler, identifying, named } from './differences.mjs'
+import { ECHO, STREAM_COMMANDS, releaseHeld, serving } from './streams.mjs'
 
 console.log = console.error // stdout belongs to the protocol
 
 const IDENTIFY = '/ipfs/id/1.0.0'
 const IDENTIFY_PUSH = '/ipfs/id/push/1.0.0'
 const PING = '/ipfs/ping/1.0.0'
-const ECHO = '/fabstir-interop/echo/1.0.0'
 const KAD = '/ipfs/kad/1.0.0'
 
 const DEFAULT_TIMEOUT = 10_000 // ms, for a command that names none
 const CLOSE_TIMEOUT = 2_000 // ms that a clean stop may take
-const MAX_ECHO = 64 * 1024 * 1024
-const ECHO_CHUNK = 64 * 1024
-const MAX_STREAMS = 64 // per protocol and connection: the library's 1 would make a test's ping compete with its own
+const MAX_STREAMS = 256 // per protocol and connection: the library's 1 would make a test's ping compete with its own
 
 // ---------------------------------------------------------------------------------------------------------------------
 // options
@@ -38,12 +39,18 @@ const MAX_STREAMS = 64 // per protocol and connection: the library's 1 would mak
 const OPTIONS = {
   listen: [],
   agentVersion: undefined,
+  autonat: undefined,
   dht: undefined,
   mdns: false,
   mdnsInterval: undefined,
   protocols: [IDENTIFY, IDENTIFY_PUSH, PING, ECHO],
-  seed: undefined
+  security: ['noise'],
+  seed: undefined,
+  webCertificate: undefined,
+  webKey: undefined
 }
+
+const SECURITY = { noise, tls }
 
 function readOptions (text) {
   const given = JSON.parse(text)
@@ -54,6 +61,14 @@ function readOptions (text) {
   }
   if (![undefined, 'client', 'server'].includes(given.dht)) {
     throw new Error('"dht" must be "client" or "server"')
+  }
+  if (![undefined, 1, 2].includes(given.autonat)) {
+    throw new Error('"autonat" must be 1 or 2')
+  }
+  for (const name of given.security ?? []) {
+    if (!(name in SECURITY)) {
+      throw new Error('"security" may have "noise" and "tls"')
+    }
   }
   return { ...OPTIONS, ...given }
 }
@@ -88,6 +103,15 @@ async function quicTransport () {
   }
 }
 
+/** WebSocket, inside TLS on addresses that say so, where there is a certificate; 1.x has `server`, later ones `https`. */
+function webTransport ({ webCertificate, webKey }) {
+  if (webCertificate === undefined) {
+    return webSockets()
+  }
+  const https = { cert: readFileSync(webCertificate), key: readFileSync(webKey) }
+  return webSockets({ https, server: createServer(https) })
+}
+
 /** mDNS whose every find is told: the node itself tells of a peer only the first time that anything speaks of it. */
 function watchedMdns (options) {
   return components => {
@@ -103,13 +127,21 @@ async function startNode (options) {
   const services = {}
   const limits = { maxInboundStreams: MAX_STREAMS, maxOutboundStreams: MAX_STREAMS }
   if (options.protocols.includes(IDENTIFY)) {
-    services.identify = identify(limits)
+    services.identify = identify(identifying(limits, options.agentVersion))
   }
   if (options.protocols.includes(IDENTIFY_PUSH)) {
-    services.identifyPush = identifyPush(limits)
+    services.identifyPush = identifyPush(identifying(limits, options.agentVersion))
   }
   if (options.protocols.includes(PING)) {
     services.ping = ping(limits)
+  }
+  if (options.autonat === 1) {
+    const { autoNAT } = await import('@libp2p/autonat') // with js-libp2p 2.10 alone
+    services.autonat = autoNAT()
+  }
+  if (options.autonat === 2) {
+    const { autoNATv2 } = await import('@libp2p/autonat-v2') // with js-libp2p 3.3 alone
+    services.autonat = autoNATv2()
   }
   if (options.dht !== undefined) {
     services.dht = kadDHT({
@@ -121,11 +153,11 @@ async function startNode (options) {
     })
   }
 
-  const node = await createLibp2p({
+  const node = await createLibp2p(named({
     start: false,
     addresses: { listen: options.listen },
-    transports: [tcp(), webSockets(), ...await quicTransport()],
-    connectionEncrypters: [noise()],
+    transports: [tcp(), webTransport(options), ...await quicTransport()],
+    connectionEncrypters: options.security.map(name => SECURITY[name]()),
     streamMuxers: [yamux()],
     // every test's peers share 127.0.0.1: the library's five inbound connections a second are for strangers
     connectionManager: { inboundConnectionThreshold: 1_000 },
@@ -133,25 +165,13 @@ async function startNode (options) {
     ...(options.seed == null ? {} : { privateKey: await generateKeyPairFromSeed('Ed25519', Buffer.from(options.seed, 'hex')) }),
     peerDiscovery: options.mdns ? [watchedMdns(options)] : [],
     services
-  })
+  }))
 
-  const echoes = options.protocols.filter(name => ![IDENTIFY, IDENTIFY_PUSH, PING].includes(name))
-  for (const name of echoes) {
-    await node.handle(name, ({ stream }) => {
-      serveEcho(stream).catch(error => console.error('echo:', words(error)))
-    }, limits)
+  const others = options.protocols.filter(name => ![IDENTIFY, IDENTIFY_PUSH, PING].includes(name))
+  for (const name of others) {
+    await node.handle(name, handler(serving(name, { send, words })), limits)
   }
   return node
-}
-
-async function serveEcho (stream) {
-  try {
-    await stream.sink(stream.source)
-    await stream.close()
-  } catch (error) {
-    stream.abort(error)
-    throw error
-  }
 }
 
 function describeIdentify (result) {
@@ -212,48 +232,6 @@ function connectionTo (node, args) {
   return connection
 }
 
-async function * chunked (bytes) {
-  for (let offset = 0; offset < bytes.length; offset += ECHO_CHUNK) {
-    yield bytes.subarray(offset, offset + ECHO_CHUNK)
-  }
-}
-
-async function echo (node, args, signal) {
-  const size = need(args, 'bytes', 'number')
-  if (!Number.isInteger(size) || size < 0 || size > MAX_ECHO) {
-    throw new RangeError(`"bytes" must be a whole number from 0 to ${MAX_ECHO}`)
-  }
-  const connection = connectionTo(node, args)
-  const sent = randomBytes(size)
-  const start = performance.now()
-  const stream = await connection.newStream(args.protocol ?? ECHO, { signal })
-  const abort = () => stream.abort(signal.reason)
-  signal.addEventListener('abort', abort)
-  try {
-    let received = 0
-    const receive = async () => {
-      for await (const list of stream.source) {
-        const chunk = list.subarray()
-        if (Buffer.compare(sent.subarray(received, received + chunk.length), chunk) !== 0) {
-          throw new Error(`other bytes came back between ${received} and ${received + chunk.length}`)
-        }
-        received += chunk.length
-      }
-    }
-    await Promise.all([stream.sink(chunked(sent)), receive()])
-    if (received !== size) {
-      throw new Error(`${size} bytes went out, ${received} came back`)
-    }
-    await stream.close({ signal })
-    return { bytes: size, ms: performance.now() - start }
-  } catch (error) {
-    stream.abort(error)
-    throw error
-  } finally {
-    signal.removeEventListener('abort', abort)
-  }
-}
-
 const COMMANDS = {
   async dial (node, args, signal) {
     const connection = await node.dial(multiaddr(need(args, 'address', 'string')), { signal, force: args.force === true })
@@ -286,7 +264,14 @@ const COMMANDS = {
     })
   },
 
-  echo,
+  ...Object.fromEntries(Object.entries(STREAM_COMMANDS).map(([name, command]) => [
+    name, (node, args, signal) => command(connectionTo(node, args), args, signal)
+  ])),
+
+  async release () {
+    releaseHeld()
+    return {}
+  },
 
   async disconnect (node, args, signal) {
     const peerId = peerIdFromString(need(args, 'peerId', 'string'))
@@ -297,6 +282,12 @@ const COMMANDS = {
 
   async addresses (node) {
     return { peerId: node.peerId.toString(), addresses: node.getMultiaddrs().map(String) }
+  },
+
+  /** Own addresses that others have dialled back. */
+  async verified (node) {
+    const known = node.components.addressManager.getAddressesWithMetadata()
+    return { addresses: known.filter(one => one.verified).map(one => one.multiaddr.toString()) }
   },
 
   async dhtAddPeer (node, args, signal) {
@@ -442,7 +433,7 @@ async function main () {
     event: 'ready',
     peerId: node.peerId.toString(),
     addresses: node.getMultiaddrs().map(String),
-    implementation: `js-libp2p/${libp2pVersion()}`,
+    implementation: `js-libp2p/${VERSION}`,
     runtime: `node/${process.versions.node}`
   })
 
@@ -456,12 +447,6 @@ async function main () {
     }
   }
   stop(node, 0)
-}
-
-/** From the installed package itself: `nodeInfo` may carry an agent version that a test chose. */
-function libp2pVersion () {
-  const url = new URL('./node_modules/libp2p/package.json', import.meta.url)
-  return JSON.parse(readFileSync(url, 'utf8')).version
 }
 
 main().catch(error => {

@@ -1,6 +1,7 @@
 //! A libp2p peer that does what it is told: one JSON command a line on stdin, one JSON answer or event a line on stdout.
 //! The protocol is described in ../../README.md and is the same for every implementation. Logs go to stderr.
 
+mod ends;
 mod frames;
 mod node;
 mod options;
@@ -18,7 +19,7 @@ use std::error::Error;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::signal::unix::{signal, SignalKind};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 const DEFAULT_TIMEOUT: u64 = 10_000; // ms, for a command that names none
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2); // that a clean stop may take
@@ -50,17 +51,19 @@ async fn run() -> Result<(), Box<dyn Error>> {
     };
     let options = Options::read(&given)?;
     let mut swarm = node::swarm(&options)?;
+    let released = watch::Sender::new(0);
     for name in options.protocols() {
         if ![IDENTIFY, IDENTIFY_PUSH, PING].contains(&name.as_str()) {
-            let incoming = swarm.behaviour().streams.new_control().accept(StreamProtocol::try_from_owned(name)?)?;
-            tokio::spawn(streams::serve_echo(incoming));
+            let incoming =
+                swarm.behaviour().streams.new_control().accept(StreamProtocol::try_from_owned(name.clone())?)?;
+            tokio::spawn(ends::serve(name, incoming, released.subscribe()));
         }
     }
     let mut waiting = HashSet::new();
     for address in &options.listen {
         waiting.insert(swarm.listen_on(address.parse()?)?);
     }
-    let mut peer = Peer::new(swarm);
+    let mut peer = Peer::new(swarm, options.security()[0], released);
     while !waiting.is_empty() {
         let event = peer.swarm.select_next_some().await;
         match &event {

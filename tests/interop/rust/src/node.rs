@@ -1,20 +1,27 @@
 //! The swarm that the options ask for.
 
 use crate::frames::{Frames, INFERENCE, JOB};
-use crate::options::{DhtMode, Options, IDENTIFY, PING};
+use crate::options::{AutoNat, DhtMode, Options, Security, IDENTIFY, PING};
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::Boxed;
 use libp2p::core::upgrade::Version;
 use libp2p::kad::store::MemoryStore;
 use libp2p::request_response::{self, ProtocolSupport};
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::NetworkBehaviour;
-use libp2p::{identify, identity, kad, mdns, noise, ping, tcp, yamux};
-use libp2p::{StreamProtocol, Swarm, SwarmBuilder, Transport};
+use libp2p::autonat::v2 as autonat;
+use libp2p::{identify, identity, kad, mdns, noise, ping, tcp, tls, yamux};
+use libp2p::{PeerId, StreamProtocol, Swarm, SwarmBuilder, Transport};
+use rand::rngs::OsRng;
 use std::error::Error;
 use std::time::Duration;
 
 const KAD: StreamProtocol = StreamProtocol::new("/ipfs/kad/1.0.0");
 const NEVER: Duration = Duration::from_secs(86_400); // an idle limit that no test reaches
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60); // a command's own deadline is shorter
+
+type Secured = Boxed<(PeerId, StreamMuxerBox)>;
 
 #[derive(NetworkBehaviour)]
 pub struct Behaviour {
@@ -24,6 +31,8 @@ pub struct Behaviour {
     pub mdns: Toggle<mdns::tokio::Behaviour>,
     pub job: Toggle<request_response::Behaviour<Frames>>,
     pub inference: Toggle<request_response::Behaviour<Frames>>,
+    pub autonat_client: Toggle<autonat::client::Behaviour>,
+    pub autonat_server: Toggle<autonat::server::Behaviour>,
     pub streams: libp2p_stream::Behaviour,
 }
 
@@ -33,22 +42,36 @@ pub fn swarm(options: &Options) -> Result<Swarm<Behaviour>, Box<dyn Error>> {
         None => identity::Keypair::generate_ed25519(),
     };
     let idle = options.idle_timeout.map_or(NEVER, Duration::from_millis);
+    let security = match options.security() {
+        [security] => *security,
+        _ => return Err("\"security\" must be one of \"noise\" and \"tls\" here".into()),
+    };
+    let sockets = || tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
     Ok(SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, yamux::Config::default)?
         .with_quic()
-        .with_other_transport(|key| {
-            let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
-            Ok::<_, Box<dyn Error + Send + Sync>>(
-                libp2p_websocket::WsConfig::new(tcp)
-                    .upgrade(Version::V1)
-                    .authenticate(noise::Config::new(key)?)
-                    .multiplex(yamux::Config::default()),
-            )
-        })?
+        .with_other_transport(|key| secured(sockets(), key, security))?
+        .with_other_transport(|key| secured(libp2p_websocket::WsConfig::new(sockets()), key, security))?
         .with_behaviour(|key| Ok(behaviour(key, options)?))?
         .with_swarm_config(|config| config.with_idle_connection_timeout(idle))
         .build())
+}
+
+/// Connections of a transport, encrypted by one protocol or the other.
+fn secured<T>(transport: T, key: &identity::Keypair, security: Security) -> Result<Secured, Box<dyn Error + Send + Sync>>
+where
+    T: Transport + Send + Unpin + 'static,
+    T::Output: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    T::Error: Send + Sync + 'static,
+    T::Dial: Send + 'static,
+    T::ListenerUpgrade: Send + 'static,
+{
+    let muxed = yamux::Config::default();
+    let transport = transport.upgrade(Version::V1);
+    Ok(match security {
+        Security::Noise => transport.authenticate(noise::Config::new(key)?).multiplex(muxed).boxed(),
+        Security::Tls => transport.authenticate(tls::Config::new(key)?).multiplex(muxed).boxed(),
+    })
 }
 
 fn behaviour(key: &identity::Keypair, options: &Options) -> Result<Behaviour, Box<dyn Error + Send + Sync>> {
@@ -79,6 +102,8 @@ fn behaviour(key: &identity::Keypair, options: &Options) -> Result<Behaviour, Bo
             request_response::Behaviour::new([(StreamProtocol::new(name), ProtocolSupport::Full)], settings)
         })
     };
+    let (asks, answers) = (options.autonat == Some(AutoNat::Client), options.autonat == Some(AutoNat::Server));
+    let often = autonat::client::Config::default().with_probe_interval(Duration::from_secs(1));
     Ok(Behaviour {
         identify: has(IDENTIFY).then(|| identify::Behaviour::new(told)).into(),
         ping: has(PING).then(ping::Behaviour::default).into(),
@@ -86,6 +111,8 @@ fn behaviour(key: &identity::Keypair, options: &Options) -> Result<Behaviour, Bo
         mdns: found.into(),
         job: frames(JOB).into(),
         inference: frames(INFERENCE).into(),
+        autonat_client: asks.then(|| autonat::client::Behaviour::new(OsRng, often)).into(),
+        autonat_server: answers.then(|| autonat::server::Behaviour::new(OsRng)).into(),
         streams: libp2p_stream::Behaviour::new(),
     })
 }

@@ -14,6 +14,20 @@ pub enum DhtMode {
     Server,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Security {
+    Noise,
+    Tls,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AutoNat {
+    Client,
+    Server,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Options {
@@ -24,12 +38,15 @@ pub struct Options {
     pub protocols: Option<Vec<String>>,
     pub seed: Option<String>,
     pub dht: Option<DhtMode>,
+    pub autonat: Option<AutoNat>,
     #[serde(default)]
     pub mdns: bool,
     /// ms between two mDNS queries
     pub mdns_interval: Option<u64>,
     /// ms
     pub idle_timeout: Option<u64>,
+    /// "noise" and "tls", the one to ask for first in front
+    pub security: Option<Vec<Security>>,
     #[serde(default)]
     pub fabstir_node: bool,
 }
@@ -49,6 +66,10 @@ impl Options {
 
     pub fn protocols(&self) -> Vec<String> {
         self.protocols.clone().unwrap_or_else(|| [IDENTIFY, IDENTIFY_PUSH, PING, ECHO].map(String::from).to_vec())
+    }
+
+    pub fn security(&self) -> &[Security] {
+        self.security.as_deref().unwrap_or(&[Security::Noise])
     }
 
     pub fn seed(&self) -> Result<Option<[u8; 32]>, String> {

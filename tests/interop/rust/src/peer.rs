@@ -1,8 +1,9 @@
 //! One task owns the swarm: it takes the commands, and answers those that the swarm's events answer.
 
+use crate::ends;
 use crate::frames::{INFERENCE, JOB};
 use crate::node::{Behaviour, BehaviourEvent};
-use crate::options::ECHO;
+use crate::options::{Security, ECHO};
 use crate::streams;
 use base64::engine::general_purpose::STANDARD;
 use base64::Engine;
@@ -16,7 +17,7 @@ use libp2p::{identify, mdns, Multiaddr, PeerId, Swarm};
 use libp2p_stream::Control;
 use serde_json::{json, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 pub type Answer = Result<Value, String>;
 type Reply = oneshot::Sender<Answer>;
@@ -39,16 +40,19 @@ enum Query {
 struct Connection {
     peer: PeerId,
     endpoint: ConnectedPoint,
+    security: &'static str,
 }
 
 pub struct Peer {
     pub swarm: Swarm<Behaviour>,
+    security: &'static str,
     control: Control,
     connections: BTreeMap<ConnectionId, Connection>,
     identified: HashMap<PeerId, Value>,
     dials: HashMap<ConnectionId, Reply>,
     queries: HashMap<QueryId, Query>,
     requests: HashMap<(&'static str, OutboundRequestId), Reply>,
+    released: watch::Sender<u64>, // counts the commands `release`
 }
 
 pub fn send(message: Value) {
@@ -56,16 +60,18 @@ pub fn send(message: Value) {
 }
 
 impl Peer {
-    pub fn new(swarm: Swarm<Behaviour>) -> Self {
+    pub fn new(swarm: Swarm<Behaviour>, security: Security, released: watch::Sender<u64>) -> Self {
         let control = swarm.behaviour().streams.new_control();
         Self {
             swarm,
+            security: if security == Security::Tls { "/tls/1.0.0" } else { "/noise" },
             control,
             connections: BTreeMap::new(),
             identified: HashMap::new(),
             dials: HashMap::new(),
             queries: HashMap::new(),
             requests: HashMap::new(),
+            released,
         }
     }
 
@@ -82,7 +88,13 @@ impl Peer {
     pub fn obey(&mut self, command: &str, arguments: &Value, reply: Reply) {
         let done = match command {
             "dial" => return self.dial(arguments, reply),
-            "ping" | "identify" | "echo" => return self.on_stream(command, arguments, reply),
+            "ping" | "identify" | "echo" | "exchange" | "streams" | "perf" => {
+                return self.on_stream(command, arguments, reply)
+            }
+            "release" => {
+                self.released.send_modify(|times| *times += 1);
+                Ok(json!({}))
+            }
             "request" => return self.request(arguments, reply),
             "peers" => Ok(self.peers()),
             "peerInfo" => self.peer_info(arguments),
@@ -130,7 +142,7 @@ impl Peer {
             Ok(checked) => checked,
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let command = command.to_owned();
+        let (command, arguments) = (command.to_owned(), arguments.clone());
         let protocol = arguments["protocol"].as_str().unwrap_or(ECHO).to_owned();
         tokio::spawn(async move {
             let mut reply = reply;
@@ -138,6 +150,9 @@ impl Peer {
                 match command.as_str() {
                     "ping" => streams::ping(&mut control, peer).await,
                     "identify" => streams::identify(&mut control, peer).await,
+                    "exchange" => ends::exchange(&mut control, peer, &arguments).await,
+                    "streams" => ends::streams(&mut control, peer, &arguments).await,
+                    "perf" => ends::perf(&mut control, peer, &arguments).await,
                     _ => streams::echo(&mut control, peer, &protocol, size).await,
                 }
             };
@@ -260,7 +275,7 @@ impl Peer {
     pub fn take(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
-                let connection = Connection { peer: peer_id, endpoint };
+                let connection = Connection { peer: peer_id, endpoint, security: self.security };
                 if let Some(reply) = self.dials.remove(&connection_id) {
                     let _ = reply.send(Ok(connection.described()));
                 }
@@ -303,6 +318,11 @@ impl Peer {
             }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => {
                 self.progressed(id, result, step.last);
+            }
+            BehaviourEvent::AutonatClient(event) => {
+                let tested = vec![event.tested_addr.to_string()];
+                let (good, bad) = if event.result.is_ok() { (tested, vec![]) } else { (vec![], tested) };
+                send(json!({ "event": "checked", "reachable": good, "unreachable": bad }));
             }
             BehaviourEvent::Job(event) => self.requested(JOB, event),
             BehaviourEvent::Inference(event) => self.requested(INFERENCE, event),
@@ -431,7 +451,7 @@ impl Connection {
             "peerId": self.peer.to_string(),
             "address": address.to_string(),
             "direction": if self.endpoint.is_dialer() { "outbound" } else { "inbound" },
-            "encryption": if quic { None } else { Some("/noise") },
+            "encryption": if quic { None } else { Some(self.security) },
             "multiplexer": if quic { None } else { Some("/yamux/1.0.0") },
             "streams": null,
         })

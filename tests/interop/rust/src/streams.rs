@@ -1,10 +1,10 @@
 //! What the commands do on a stream of their own: echo, ping, and asking identify.
 
 use crate::options::{IDENTIFY, PING};
-use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
+use futures::{AsyncReadExt, AsyncWriteExt};
 use libp2p::identity::PublicKey;
 use libp2p::{Multiaddr, PeerId, Stream, StreamProtocol};
-use libp2p_stream::{Control, IncomingStreams};
+use libp2p_stream::Control;
 use rand::RngCore;
 use serde_json::{json, Value};
 use std::time::Instant;
@@ -18,17 +18,7 @@ pub async fn open(control: &mut Control, peer: PeerId, protocol: &str) -> Result
     control.open_stream(peer, protocol).await.map_err(|error| error.to_string())
 }
 
-pub async fn serve_echo(mut incoming: IncomingStreams) {
-    while let Some((peer, stream)) = incoming.next().await {
-        tokio::spawn(async move {
-            if let Err(error) = echo_back(stream).await {
-                eprintln!("echo for {peer}: {error}");
-            }
-        });
-    }
-}
-
-async fn echo_back(stream: Stream) -> std::io::Result<()> {
+pub async fn echo_back(stream: Stream) -> std::io::Result<()> {
     let (mut reader, mut writer) = stream.split();
     let mut chunk = vec![0; CHUNK];
     loop {

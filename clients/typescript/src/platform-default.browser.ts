@@ -1,0 +1,2 @@
+/** The platform of the build for browsers. */
+export { browser as platform } from "./browser/platform.js";

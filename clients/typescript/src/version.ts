@@ -1,0 +1,2 @@
+/** The version of this package, which is the daemon's. */
+export const VERSION = "0.2.0";

@@ -1,0 +1,1 @@
+"""The client without I/O: requests, answers, cursors, and discovery of the daemon."""

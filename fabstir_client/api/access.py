@@ -1,0 +1,80 @@
+"""Vocabulary of access: who may call what, tokens, and the audit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fabstir_client.api.errors import RpcError
+from fabstir_client.api.types import Params, Record, words
+
+Access = Literal["read", "write", "admin"]  # each includes those before it
+CallOutcome = Annotated[
+    str, words("ok", "unchanged", "CANCELLED", *(error.code for error in RpcError.__subclasses__()))
+]
+
+
+class AuditParams(Params, frozen=True):
+    after: int | None = None  # only entries with a higher `seq`
+    limit: int | None = None  # entries at most: the oldest after `after`, or the newest of all without it
+
+
+class AuditEntry(Record, frozen=True, kw_only=True):
+    """One call that changed something, or that was refused."""
+
+    seq: int  # number of the entry; rises by one while the daemon runs
+    time: int  # when the call ended, ms since the Unix epoch
+    method: str  # that was called
+    params: dict[str, Any]  # as the caller gave them, cut short; of texts that may be private, only the length
+    # ok; unchanged: there was nothing to do; CANCELLED: the caller went away; else an error's code
+    outcome: CallOutcome
+    duration: float  # ms
+    transport: Annotated[str, words("ipc", "http", "ws")]  # that the call came by
+    id: str | None = None  # the request's id, as JSON; left out for a notification
+    uid: int | None = None  # of the calling process, over IPC
+    pid: int | None = None  # of that process
+    token: str | None = None  # name of the token, over HTTP and WebSocket
+    remote: str | None = None  # address of the other end, over HTTP and WebSocket
+
+
+class AuditResult(Record, frozen=True):
+    head: int  # number of the newest entry
+    entries: list[AuditEntry]  # in their order
+    missed: int  # entries after `after` that are held no longer; the log has them
+
+
+class TokenCreateParams(Params, frozen=True):
+    name: str  # 1 to 64 letters, digits and . _ -
+    access: Access  # what it grants; each level includes those before it
+    methods: list[str] | None = None  # nothing but these
+    expires_in: int | None = None  # ms; without it the token is good until it is revoked
+    # patterns of the protocols that it may handle, open and request, 64 at most; * stands for any characters
+    protocols: list[str] | None = None
+    peers: list[str] | None = None  # ids of the peers that its calls may name, 64 at most
+
+
+class TokenNameParams(Params, frozen=True):
+    name: str  # of a token
+
+
+class TokenRecord(Record, frozen=True, kw_only=True):
+    """A token, without the token itself, which only who made it knows."""
+
+    name: str
+    access: Access  # what it grants
+    methods: list[str] | None = None  # nothing but these; left out where all that `access` allows may be called
+    # patterns of the protocols that it may handle, open and request; left out where it may use all
+    protocols: list[str] | None = None
+    peers: list[str] | None = None  # ids of the peers that its calls may name; left out where they may name all
+    created: int  # ms since the Unix epoch
+    expires: int | None = None  # ms since the Unix epoch; left out where it is good until it is revoked
+    expired: bool = False  # whether it has expired
+    last_used: int | None = None  # ms since the Unix epoch; left out where it was not since the daemon started
+
+
+class TokenCreated(TokenRecord, frozen=True, kw_only=True):
+    token: str  # the token itself, for the header "Authorization: Bearer …"; it is shown only once
+
+
+class TokenRevoked(Record, frozen=True):
+    name: str
+    revoked: bool  # false where there was no such token

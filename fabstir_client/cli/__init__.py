@@ -1,0 +1,1 @@
+"""``fabstir``: the command line, one module an area."""

@@ -1,0 +1,102 @@
+"""``fabstir status``: how the daemon stands, on one screen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from fabstir_client._core.calls import raw_method
+from fabstir_client._core.discovery import Target
+from fabstir_client._core.protocol import Session, decoded
+from fabstir_client._sync.calling import request
+from fabstir_client._sync.link import Link
+from fabstir_client.api.errors import RpcError
+from fabstir_client.cli.format import counted, pairs, readable
+from fabstir_client.cli.results import state_of
+
+DONE = 0
+ADDRESSES = 6  # that are listed
+NEARLY = 0.8  # of a bound; what is fuller is shown
+RINGS = ("events", "timelines", "auditEntries", "knownPeers")  # full is their normal state
+
+
+def run(target: Target, args: argparse.Namespace, _: Callable[[str, int], int]) -> int:
+    link = Link.open(target, args.deadline)
+    try:
+        raw = request(link, Session(), raw_method("status", None), [], args.deadline)
+        if args.json:
+            sys.stdout.buffer.write(bytes(raw) + b"\n")
+            return DONE
+        metrics, peers = _more(link, "metrics", args.deadline), _more(link, "peers", args.deadline)
+    finally:
+        link.close()
+    print(readable(lambda status: screen(status, metrics, peers), decoded("status", raw)))
+    return DONE
+
+
+def _more(link: Link, method: str, deadline: float | None) -> Any:
+    """None where this caller may not have it, or an older daemon has not."""
+    try:
+        raw = request(link, Session(), raw_method(method, None), [], deadline)
+    except RpcError:
+        return None
+    return decoded(method, raw)
+
+
+def screen(status: dict[str, Any], metrics: dict[str, Any] | None, peers: list[dict[str, Any]] | None) -> str:
+    """The text, from the results of these methods."""
+    rows = state_of(status)
+    rows += [("peers", _peers(status, peers)), ("bootstrap", _bootstrap(status, peers))]
+    rows.append(("listening", _some(status["listenAddresses"])))
+    if metrics is not None:
+        rows.append(("dials", _dials(metrics)))
+        rows.append(("traffic", f"{size(metrics['bytesReceived'])} received, {size(metrics['bytesSent'])} sent"))
+        if full := _full(metrics):
+            rows.append(("nearly full", full))
+    rows.append(("daemon", f"version {status['version']}, run {status['epoch']}, {counted(status['head'], 'event')}"))
+    return pairs(rows)
+
+
+def size(count: float) -> str:
+    """``512 B``, ``1.5 KiB``, ``2.0 MiB`` …"""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def _peers(status: dict[str, Any], peers: list[dict[str, Any]] | None) -> str:
+    told = f"{status['peers']} ({counted(status['connections'], 'connection')})"
+    ways = Counter(peer["direction"] for peer in peers or ())
+    return told + "".join(f", {count} {way}" for way, count in sorted(ways.items()))
+
+
+def _bootstrap(status: dict[str, Any], peers: list[dict[str, Any]] | None) -> list[str]:
+    nodes = status["bootstrapNodes"]
+    if not nodes or peers is None:
+        return _some(nodes)
+    up = {peer["peerId"] for peer in peers if peer.get("bootstrap")}
+    marked = [f"{node}  {'connected' if node.rpartition('/p2p/')[2] in up else 'not connected'}" for node in nodes]
+    return _some(marked)
+
+
+def _some(addresses: list[str]) -> list[str]:
+    more = len(addresses) - ADDRESSES
+    return addresses if more <= 0 else [*addresses[:ADDRESSES], f"and {more} more"]
+
+
+def _dials(metrics: dict[str, Any]) -> str:
+    told = f"{metrics['outboundConnections']} succeeded, {metrics['failedConnections']} failed"
+    return f"{told}; {counted(metrics['inboundConnections'], 'inbound connection')}"
+
+
+def _full(metrics: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {bound['current']} of {bound['limit']}"
+        for name, bound in metrics.get("bounds", {}).items()
+        if name not in RINGS and bound["current"] > bound["limit"] * NEARLY
+    ]

@@ -1,0 +1,188 @@
+"""One connection's HTTP/1.1 over hypercorn's: requests as the RFCs have them, and which of them ask for an upgrade."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urlsplit
+
+import h11
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ConnectionState
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+EXPLAINED = 200  # characters of h11's explanation of a malformed request
+
+
+class Http1(H11Protocol):
+    """``on_closed`` is called when the connection has ended."""
+
+    def __init__(self, *args: Any, on_closed: Callable[[], None]) -> None:
+        super().__init__(*args)
+        self.connection = _Requests(h11.SERVER, max_incomplete_event_size=self.config.h11_max_incomplete_size)
+        self._on_closed = on_closed
+        self._head = b""  # of a response, until more of it is to be sent
+        self._holding = False
+        self._send_on, self.send = self.send, self._joined
+
+    async def handle(self, event: Event) -> None:
+        await super().handle(event)
+        if isinstance(event, Closed):
+            self._on_closed()
+
+    @property
+    def answering(self) -> bool:
+        """A complete request has been received, and its response has not been sent."""
+        http = self.connection
+        complete = isinstance(http, h11.Connection) and http.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+        return self.stream is not None and complete
+
+    @property
+    def silent(self) -> bool:
+        """Nothing of the response has been sent, and the client takes interim responses (RFC 9110, section 15.2)."""
+        http = self.connection
+        recent = isinstance(http, h11.Connection) and http.their_http_version == b"1.1"
+        return recent and http.our_state is h11.SEND_RESPONSE and not self._head
+
+    @property
+    def fresh(self) -> bool:
+        """The next byte begins a request, and the last response is sent."""
+        http = self.connection
+        return self.stream is None and isinstance(http, _Requests) and http.fresh and not self._head
+
+    async def _check_protocol(self, event: Any) -> None:
+        return None
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        """No upgrade is hypercorn's: the application finds in its scope's state which ``upgrade`` a request asks for.
+        No extension of WebSocket is taken up: what is compressed costs us more than it saves on one machine, and a
+        message may grow a thousandfold before its size can be checked."""
+        target, headers = in_origin_form(request.target, list(request.headers))
+        upgrades = [value.strip() for name, value in headers if name == b"upgrade"]
+        tokens = [one.strip() for name, value in headers if name == b"connection" for one in value.lower().split(b",")]
+        upgrade = upgrades[0] if len(upgrades) == 1 and b"upgrade" in tokens else b""
+        if target.partition(b"?")[0] != b"/stream":
+            if upgrade.lower() != b"websocket" or request.method != b"GET":
+                upgrade = b""
+            elif [value for name, value in headers if name == b"sec-websocket-version"] != [b"13"]:
+                upgrade = b""  # it is told which version is supported
+            elif why := _no_handshake(request, headers):
+                await self._refuse(HTTPStatus.BAD_REQUEST, why)
+                return
+        if upgrade or "upgrade" in self.connection_state:  # of an earlier request
+            self.connection_state = ConnectionState({**self.connection_state, "upgrade": upgrade})
+        kept = [(name, value) for name, value in headers if name != b"upgrade"]
+        if target != request.target or len(kept) < len(request.headers):
+            request = h11.Request(method=request.method, target=target, headers=kept, http_version=request.http_version)
+        await super()._create_stream(request)
+
+    async def _send_error_response(self, status_code: int) -> None:
+        """As hypercorn's, with an explanation for whoever has to debug the client."""
+        why = self.connection.error if isinstance(self.connection, _Requests) else ""
+        await self._explain(HTTPStatus(status_code), why)
+
+    async def _refuse(self, status: HTTPStatus, why: str) -> None:
+        """Refuse a request before any application sees it, and close its connection."""
+        await self._explain(status, why)
+        await self.send(Closed())
+
+    async def _explain(self, status: HTTPStatus, why: str) -> None:
+        body = f"{why or status.phrase}\n".encode()
+        headers = [
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+        ]
+        headers += self.config.response_headers("h11")
+        await self._send_h11_event(h11.Response(status_code=status.value, headers=headers))
+        await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
+
+    async def _send_h11_event(self, event: Any) -> None:
+        if not isinstance(event, h11.InformationalResponse) or event.status_code != HTTPStatus.CONTINUE:
+            self._holding = isinstance(event, h11.Response)
+            await super()._send_h11_event(event)
+
+    async def _joined(self, event: Event) -> None:
+        """Write head and body of a response in one go, and nothing for an empty last part."""
+        if isinstance(event, RawData):
+            data, self._head = self._head + event.data, b""
+            if self._holding:
+                self._head = data
+            elif data:
+                await self._send_on(RawData(data))
+            return
+        if self._head:
+            head, self._head = self._head, b""
+            await self._send_on(RawData(head))
+        await self._send_on(event)
+
+    async def go_on(self) -> None:
+        """Send ``100 Continue`` to a client that waits for it. hypercorn would send it at once, and so ask for bodies
+        that are then refused."""
+        if self.connection.they_are_waiting_for_100_continue:
+            await super()._send_h11_event(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[]))
+
+
+class _Requests(h11.Connection):
+    """h11's connection. It accepts an empty line before a request, as RFC 9112, section 2.2, requires, and keeps the
+    reason of a parse error in ``error``."""
+
+    error = ""
+    _may_be_empty = True  # the next line
+
+    @property
+    def fresh(self) -> bool:
+        """Nothing of the next request has been received, not even an empty line before it."""
+        return self.their_state is h11.IDLE and self._may_be_empty and not self._receive_buffer
+
+    def next_event(self) -> Any:
+        if self.their_state is h11.IDLE:
+            if self._may_be_empty and bytes(self._receive_buffer)[:2] == b"\r\n":
+                self._receive_buffer.maybe_extract_at_most(2)
+                self._may_be_empty = False
+        else:
+            self._may_be_empty = True
+        try:
+            return super().next_event()
+        except h11.RemoteProtocolError as error:
+            self.error = str(error)[:EXPLAINED]
+            raise
+
+
+def _no_handshake(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> str:
+    """Why a request cannot begin a WebSocket; empty where it can (RFC 6455, section 4.2.1)."""
+    if request.http_version != b"1.1":
+        return "a WebSocket needs HTTP/1.1"
+    if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
+        return "a WebSocket's handshake has no body"
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    try:
+        right = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+    except binascii.Error:
+        right = False
+    return "" if right else "Sec-WebSocket-Key must be 16 bytes in base64, once"
+
+
+def in_origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """The request's target as a path, and its headers.
+
+    A target in absolute form, as sent to a proxy, must have the request's Host as its authority. RFC 9112, section
+    3.2.2, would ignore Host, which no honest client needs. A target of any other form is returned as it is.
+    """
+    scheme, found, _ = target.partition(b"://")
+    if not found or scheme.lower() not in (b"http", b"https", b"ws", b"wss"):
+        return target, headers
+    try:
+        parts = urlsplit(target)
+    except ValueError:  # brackets without an IPv6 address
+        return target, headers
+    path = (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+    others = [(name, value) for name, value in headers if name != b"host"]
+    hosts = {value for name, value in headers if name == b"host"}
+    authority = parts.netloc.rpartition(b"@")[2]
+    return path, [(b"host", authority if hosts <= {authority} else b""), *others]

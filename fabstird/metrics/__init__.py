@@ -1,0 +1,1 @@
+"""The daemon's counters, and their export to Prometheus."""

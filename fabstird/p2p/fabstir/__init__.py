@@ -1,0 +1,1 @@
+"""The Fabstir scheme on top of the DHT: nodes that serve a model."""

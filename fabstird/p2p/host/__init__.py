@@ -1,0 +1,1 @@
+"""The host: identify, ping and the table of protocol handlers, over the swarm."""

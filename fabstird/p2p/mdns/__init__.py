@@ -1,0 +1,1 @@
+"""Discovery of peers in the local network (libp2p specification, discovery/mdns)."""

@@ -1,0 +1,1 @@
+"""Messages on users' own protocols."""

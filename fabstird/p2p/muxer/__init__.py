@@ -1,0 +1,1 @@
+"""Stream multiplexing: yamux, and what it shares with QUIC."""

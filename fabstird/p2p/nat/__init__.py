@@ -1,0 +1,1 @@
+"""Reaching this node from outside: AutoNAT and reservations at relays."""

@@ -1,0 +1,1 @@
+"""The swarm: links, dials, names, and connections through relays."""

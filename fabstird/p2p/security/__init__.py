@@ -1,0 +1,1 @@
+"""Security of connections: keys, peer ids, and the Noise and TLS handshakes."""

@@ -1,0 +1,1 @@
+"""Streams to and from peers on users' own protocols: who handles which, and bytes between them and programs."""

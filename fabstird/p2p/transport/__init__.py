@@ -1,0 +1,1 @@
+"""Raw connections: TCP and WebSocket."""

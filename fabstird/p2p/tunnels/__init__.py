@@ -1,0 +1,1 @@
+"""Tunnels: they connect peers' streams on a protocol to a program here, and programs here to a peer."""

@@ -1,0 +1,1 @@
+"""Encodings: multistream-select, length-prefixed messages, multiaddrs."""

@@ -1,0 +1,1 @@
+"""The methods of the API, a module for each area; `table` joins them."""

@@ -1,0 +1,18 @@
+"""Text lines of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import trio
+
+
+async def lines(stream: trio.abc.ReceiveStream, *, whole: bool = False) -> AsyncIterator[str]:
+    """With ``whole``, not one that is not ended: whoever was killed may have been in the middle of it."""
+    rest = b""
+    async for data in stream:
+        *whole, rest = (rest + data).split(b"\n")
+        for line in whole:
+            yield line.decode(errors="replace")
+    if rest and not whole:
+        yield rest.decode(errors="replace")
