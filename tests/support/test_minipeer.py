@@ -135,6 +135,38 @@ async def test_both_sides_see_the_end(end: str) -> None:
             await conn.open_stream("/wait/1")
 
 
+async def test_whoever_uses_a_connection_as_it_goes_gets_one_error() -> None:
+    """Also where nobody has read yet that it has gone: seen as ClosedResourceError, once in some forty runs."""
+    async with mini_peers(2) as [caller, callee]:
+        callee.handle("/wait/1", wait)
+        address = await callee.listen()
+        uses = (
+            lambda conn, _: conn.open_stream("/wait/1"),
+            lambda conn, _: conn.muxer_ping(),
+            lambda _, stream: stream.send_all(b"x"),
+            lambda _, stream: stream.close(),
+            lambda _, stream: stream.grant(1),
+            lambda _, stream: stream.receive_some(),
+        )
+        for use in uses:
+            conn = await caller.dial(address)
+            stream = await conn.open_stream("/wait/1")
+            conn.drop()
+            with trio.fail_after(60), pytest.raises((ConnectionLost, StreamReset)):
+                await use(conn, stream)
+        conn = await caller.dial(await callee.listen(mute=True))
+
+        async def unanswered() -> None:
+            with pytest.raises(StreamReset):
+                await conn.muxer_ping()
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(unanswered)
+                await trio.testing.wait_all_tasks_blocked()
+                conn.drop()
+
+
 async def test_a_liar_is_found_out() -> None:
     async with mini_peers(2) as [caller, callee]:
         address = (await callee.listen()).replace(callee.peer_id, Identity().peer_id)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 
 import trio
 
@@ -14,6 +15,7 @@ _DATA, _WINDOW, _PING, _GO_AWAY = 0, 1, 2, 3
 _SYN, _ACK, _FIN, _RST = 1, 2, 4, 8
 _INITIAL_WINDOW = 256 * 1024
 _CHUNK = 64 * 1024
+GONE = "the connection is gone"
 
 
 class StreamReset(Exception):
@@ -54,7 +56,7 @@ class Stream:
             chunk = data[at : at + min(self._send_window, _CHUNK)]
             self._send_window -= len(chunk)
             at += len(chunk)
-            await self._muxer.send(_DATA, 0, self.number, chunk)
+            await self._send(_DATA, 0, chunk)
 
     async def receive_some(self) -> bytes:
         """The next bytes; b"" after the other side's last one."""
@@ -73,14 +75,15 @@ class Stream:
         """Says that nothing more will come from here; the other direction stays open."""
         if not self._closed_here and not self._broken:
             self._closed_here = True
-            await self._muxer.send(_DATA, _FIN, self.number)
+            await self._send(_DATA, _FIN)
             self._muxer.forget_if_done(self)
 
     async def reset(self, code: int = 0) -> None:
         """`code` is libp2p's error code, which tells the other side why."""
         if not self._broken:
             self.break_with("reset here")
-            await self._muxer.send(_WINDOW, _RST, self.number, length=code)
+            with suppress(StreamReset):  # nobody is left to be told
+                await self._send(_WINDOW, _RST, length=code)
 
     @property
     def done(self) -> bool:
@@ -97,7 +100,8 @@ class Stream:
         grant = self._unacknowledged + len(self._inbox)
         if grant >= _INITIAL_WINDOW // 2 and not self._ended:
             self._unacknowledged -= grant
-            await self._muxer.send(_WINDOW, 0, self.number, length=grant)
+            with suppress(StreamReset):  # what has come before the connection went is read still
+                await self._send(_WINDOW, 0, length=grant)
         # Nothing is waited for behind this: whoever is cancelled has taken nothing
         data = bytes(self._inbox)
         self._inbox.clear()
@@ -106,7 +110,19 @@ class Stream:
 
     async def grant(self, credit: int) -> None:
         """Lets the other side send so much more than what is read here."""
-        await self._muxer.send(_WINDOW, 0, self.number, length=credit)
+        await self._send(_WINDOW, 0, length=credit)
+
+    async def open(self) -> None:
+        """Tells the other side of it."""
+        await self._send(_WINDOW, _SYN, length=0)
+
+    async def _send(self, kind: int, flags: int, data: bytes = b"", *, length: int | None = None) -> None:
+        try:
+            await self._muxer.send(kind, flags, self.number, data, length=length)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            # One word for it, whether its going is found by a send, a read, or before either
+            self.break_with(GONE)
+            raise StreamReset(GONE) from error
 
     # -- what the muxer's reader tells it
     def arrived(self, data: bytes) -> None:
@@ -154,16 +170,21 @@ class Muxer:
         stream = Stream(self, self._next)
         self._next += 2
         self.streams[stream.number] = stream
-        await self.send(_WINDOW, _SYN, stream.number, length=0)
+        await stream.open()
         return stream
 
     async def ping(self) -> float:
-        """The round trip of a yamux ping, in seconds."""
+        """The round trip of a yamux ping, in seconds; StreamReset where the connection goes."""
         value = max(self._pings, default=0) + 1
         answered = self._pings[value] = trio.Event()
         began = trio.current_time()
-        await self.send(_PING, _SYN, 0, length=value)
+        try:
+            await self.send(_PING, _SYN, 0, length=value)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise StreamReset(GONE) from error
         await answered.wait()
+        if value in self._pings:
+            raise StreamReset(GONE)
         return trio.current_time() - began
 
     async def answer_last_ping(self) -> None:
@@ -194,7 +215,9 @@ class Muxer:
             pass
         finally:
             for stream in list(self.streams.values()):
-                stream.break_with("the connection is gone")
+                stream.break_with(GONE)
+            for asked in self._pings.values():
+                asked.set()
 
     async def _pinged(self, flags: int, value: int) -> None:
         if flags & _ACK:
