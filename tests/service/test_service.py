@@ -240,7 +240,8 @@ def test_calls_during_a_restart_wait_for_it(service: Service) -> None:
         service.machine.run("touch", "/run/go-on")
         told, _ = call.communicate(timeout=COMMAND)
     service.machine.run("rm", "/run/go-on")
-    assert (call.returncode, json.loads(told)) == (0, service.call("version"))
+    # Only what does not depend on how far the node has come since: its protocols do
+    assert (call.returncode, json.loads(told)["version"]) == (0, service.call("version")["version"])
 
 
 def waiting_callers(service: Service) -> int:
