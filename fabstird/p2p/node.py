@@ -232,7 +232,7 @@ class Node:
     def streams(self) -> StreamTotals:
         """Totals of users' streams over all runs since the daemon started."""
         ledger = self._shared.protocols.ledger if self._shared is not None else None
-        opened, waiting = ledger.standing() if ledger is not None else (0, 0)
+        opened, waiting = ledger.open_and_waiting() if ledger is not None else (0, 0)
         moved = self.stream_bytes()
         return StreamTotals(
             open=opened,

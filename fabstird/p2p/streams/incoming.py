@@ -1,4 +1,4 @@
-"""Streams of users' protocols that peers open: told to their owner, and kept until it accepts them."""
+"""Streams that peers open on users' protocols: announced to the handler's owner, and held until it accepts them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fabstird.p2p.streams.owner import Owner
 from fabstird.p2p.streams.peer_stream import BUSY, PeerStream
 from fabstird.p2p.streams.places import Places, holder, network
 
-BACKLOG = 16  # streams that wait to be accepted
+BACKLOG = 16  # streams waiting to be accepted
 MAX_BACKLOG = 1024
 ACCEPT_TIMEOUT = 10000  # ms
 
 
 class StreamHandler(Handler):
-    """Tells its owner of each stream that comes, and keeps it until the owner accepts it, or its time is over."""
+    """Notifies its owner of each incoming stream, and holds the stream until the owner accepts it or the time is up."""
 
     def __init__(
         self, protocol: str, owner: Owner, ledger: Ledger, backlog: int, accept_timeout: int, *, shared: bool
@@ -36,7 +36,7 @@ class StreamHandler(Handler):
 
     @property
     def backlog(self) -> int:
-        """Streams that wait to be accepted at a time."""
+        """How many streams may wait to be accepted at a time."""
         return self._waiting.count
 
     def has_room(self, link: Link) -> bool:
@@ -50,32 +50,32 @@ class StreamHandler(Handler):
         peer, opener = PeerStream(stream, "inbound"), network(stream.link)
         try:
             self._ledger.reserve(peer.peer_id, opener)
-        except LimitExceeded:  # others were quicker since it was asked
+        except LimitExceeded:  # other streams took the room after `has_room` was asked
             await peer.reset(BUSY)
             return
-        opener = network(stream.link)
-        taken = Stream(peer, self.protocol, self.owner.identity, self._ledger, opener, self._closed, state="waiting")
-        taken.settled, taken.done = trio.Event(), trio.Event()
-        self._ledger.enter(taken)
-        self._waiting.take(taken, holder(stream.link))
+        incoming = Stream(peer, self.protocol, self.owner.identity, self._ledger, opener, self._closed, state="waiting")
+        incoming.settled, incoming.done = trio.Event(), trio.Event()
+        self._ledger.enter(incoming)
+        self._waiting.take(incoming, holder(stream.link))
         try:
             deadline = min(int(time.time() * 1000) + self.accept_timeout, LARGEST)
-            self.tell(StreamIncoming(taken.id, peer.peer_id, self.protocol, peer.address, deadline))
-            taken.watch_waiting()
+            self.tell(StreamIncoming(incoming.id, peer.peer_id, self.protocol, peer.address, deadline))
+            incoming.watch_waiting()
             with trio.move_on_after(self.accept_timeout / 1000):
-                await taken.settled.wait()
-            why = self._why_given_up(taken)
-            self._waiting.leave(taken)
-            if taken.state == "waiting":
-                await taken.drop(why, BUSY)
-            await taken.done.wait()
+                await incoming.settled.wait()
+            outcome = self._outcome_unaccepted(incoming)
+            self._waiting.leave(incoming)
+            if incoming.state == "waiting":
+                await incoming.drop(outcome, BUSY)
+            await incoming.done.wait()
         finally:
-            self._waiting.leave(taken)
-            taken.lose()
+            self._waiting.leave(incoming)
+            incoming.lose()
 
-    def _why_given_up(self, stream: Stream) -> Outcome:
+    def _outcome_unaccepted(self, stream: Stream) -> Outcome:
+        """The outcome of a stream that has stopped waiting without being accepted."""
         if stream not in self._waiting:
-            return "limit"  # another peer has its place
+            return "limit"  # another peer took its place
         assert stream.settled is not None
         return "reset" if stream.settled.is_set() else "timeout"
 
@@ -88,9 +88,9 @@ class StreamHandler(Handler):
 
 
 def accept(ledger: Ledger, stream_id: str, asker: Asker) -> Stream:
-    """A stream that waits; the caller joins it to something. Raises `InvalidState`, `NotOwner`."""
+    """Take a waiting stream; the caller must join or drop it. Raises `InvalidState`, `NotOwner`."""
     stream = ledger.find(stream_id, asker)
     if stream is None or stream.state != "waiting":
-        raise InvalidState(f"the stream {stream_id} does not wait any more", streamId=stream_id)
+        raise InvalidState(f"the stream {stream_id} is no longer waiting to be accepted", streamId=stream_id)
     stream.take()
     return stream

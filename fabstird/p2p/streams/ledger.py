@@ -1,5 +1,5 @@
-"""Every stream of a user's protocol: whose it is, how it stands, and for a minute how it ended. Decides who may open
-another one."""
+"""The record of all streams on users' protocols: their owners, their states, and for a minute how they ended. It also
+decides who may open another stream."""
 
 from __future__ import annotations
 
@@ -21,31 +21,32 @@ from fabstird.p2p.streams.joint import Joint, Local
 from fabstird.p2p.streams.peer_stream import PeerStream
 
 KEPT = 60.0  # seconds that a stream is listed after its end
-MAX_KEPT = 4096  # that have ended
-FEW = 8  # streams of one opener, for which the last sixteenth of all places is
+MAX_KEPT = 4096  # ended streams
+FEW = 8  # the last sixteenth of all places is reserved for openers with fewer streams than this
 
 
 @dataclass(slots=True, eq=False)
 class Stream:
-    """One stream. Whoever has opened or accepted it joins it to a local end, or drops it."""
+    """One stream. Whoever opened or accepted it must join it to a local end, or drop it."""
 
     peer: PeerStream
     protocol: str
-    identity: object  # whose it is
+    identity: object  # of its owner
     ledger: Ledger
-    opener: Hashable  # by whom it counts: as in `Ledger.over`
+    opener: Hashable  # against whose share it counts, as in `Ledger.over`
     on_end: Callable[[Stream, Outcome], None] | None = None
     id: str = field(default_factory=lambda: secrets.token_hex(8))
     state: StreamState = "open"
     outcome: Outcome | None = None
     opened_at: int = field(default_factory=lambda: int(time.time() * 1000))
     joint: Joint | None = None
-    settled: trio.Event | None = None  # of one that waits: it was accepted, or has ended
-    done: trio.Event | None = None  # of one that a peer has opened
+    settled: trio.Event | None = None  # inbound only: it no longer waits to be accepted
+    done: trio.Event | None = None  # inbound only: it has ended
 
     async def join(self, local: Local, first: bytes = b"") -> None:
-        """Pass bytes on until it has ended; ``first`` was read from the local end already. Cancelled, it is cut."""
-        if self.outcome is not None:  # between its opening and here
+        """Pass bytes on until the stream ends. ``first`` was already read from the local end. Cancelling this resets
+        the stream."""
+        if self.outcome is not None:  # it ended after it was opened and before it was joined
             local.close(self.outcome)
             return
         joint = self.joint = Joint(self.peer, local)
@@ -56,7 +57,7 @@ class Stream:
             self.ledger.ended(self, joint.outcome)
 
     async def drop(self, outcome: Outcome, code: int = NO_ERROR) -> bool:
-        """Cut it; whether it had not ended yet. ``code`` tells the peer why."""
+        """Reset the stream; returns False if it had already ended. ``code`` tells the peer why."""
         if self.outcome is not None or (self.joint is not None and self.joint.outcome is not None):
             return False
         if self.joint is not None:
@@ -67,29 +68,29 @@ class Stream:
         return True
 
     def watch_waiting(self) -> None:
-        """See the peer's reset while nobody has taken the stream."""
+        """Notice a reset by the peer while the stream waits to be accepted."""
 
-        def look() -> None:
+        def on_change() -> None:
             if self.peer.cut:
                 self.ledger.ended(self, self.peer.how_cut())
 
-        self.peer.watch(look)
-        look()
+        self.peer.watch(on_change)
+        on_change()
 
     def take(self) -> None:
-        """It waits no longer: the caller joins it to something, or drops it."""
+        """Accept the waiting stream; the caller must then join or drop it."""
         self.state = "open"
         self.peer.watch(None)
         if self.settled is not None:
             self.settled.set()
 
     def give_up(self) -> None:
-        """It will not be accepted; who keeps it waiting resets it."""
+        """Stop waiting for it to be accepted; the handler that holds it then resets it."""
         if self.settled is not None:
             self.settled.set()
 
     def lose(self) -> None:
-        """The connection below it ends; does nothing where it has ended already."""
+        """End the stream because its connection ends. Does nothing if it has already ended."""
         outcome = self.peer.how_cut()
         if self.joint is not None:
             self.joint.cut(outcome)
@@ -120,7 +121,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """What is left of a stream."""
+    """What is kept of a stream that has ended, and when it did."""
 
     at: float
     identity: object
@@ -128,29 +129,30 @@ class _Ended:
 
 
 class Ledger:
-    """``limits`` are read at each decision; ``tally`` counts what has ended."""
+    """All streams. ``limits`` are read at each decision; ``tally`` counts ended streams."""
 
     def __init__(self, limits: StreamsConfig, tally: StreamTally) -> None:
         self.limits = limits
         self._tally = tally
         self._live: dict[str, Stream] = {}
         self._ended: deque[_Ended] = deque(maxlen=MAX_KEPT)
-        self._peers: Counter[str] = Counter()  # streams, and places reserved for them, by peer
-        self._openers: Counter[Hashable] = Counter()  # the same ones by who has opened them
+        self._peers: Counter[str] = Counter()  # streams and reserved places, by peer
+        self._openers: Counter[Hashable] = Counter()  # the same, by opener
 
     def __len__(self) -> int:
         return self._peers.total()
 
     def most_of_a_peer(self) -> int:
+        """The number of streams with the peer that has the most."""
         return max(self._peers.values(), default=0)
 
-    def standing(self) -> tuple[int, int]:
-        """How many are open, and how many wait to be accepted."""
+    def open_and_waiting(self) -> tuple[int, int]:
+        """How many streams are open, and how many are waiting to be accepted."""
         waiting = sum(stream.state == "waiting" for stream in self._live.values())
         return len(self._live) - waiting, waiting
 
     def moved(self) -> Counter[tuple[str, str]]:
-        """Bytes since the daemon started, by protocol and way."""
+        """Bytes passed on since the daemon started, by protocol and direction."""
         moved = Counter(self._tally.moved)
         for stream in self._live.values():
             label = self._tally.label(stream.protocol)
@@ -162,29 +164,29 @@ class Ledger:
     # Places
 
     def over(self, peer_id: str, opener: Hashable) -> LimitExceeded | None:
-        """Why there cannot be another stream with that peer. ``opener`` is who would open it: whoever calls, or the
-        network that the peer is in, since peer ids cost nothing."""
-        limits, total, own = self.limits, self._peers.total(), self._peers[peer_id]
+        """The limit that another stream with this peer would exceed; None if there is room. ``opener`` is the caller
+        that would open it, or the network of the peer that would: peer ids cost nothing, so networks share instead."""
+        limits, total, with_peer = self.limits, self._peers.total(), self._peers[peer_id]
         if total >= limits.max_open:
             return _over(f"{total} streams are open", limits.max_open, total, "streams.max_open")
-        left = limits.max_open - min(limits.max_open // 16, limits.max_open - limits.max_open_per_peer)
-        if total >= left and self._openers[opener] >= FEW:
-            words = f"{total} streams are open, and the last places are for who has opened fewer than {FEW}"
-            return _over(words, left, total, "streams.max_open")
-        if own >= limits.max_open_per_peer:
-            words = f"{own} streams with {peer_id} are open"
-            return _over(words, limits.max_open_per_peer, own, "streams.max_open_per_peer")
+        unreserved = limits.max_open - min(limits.max_open // 16, limits.max_open - limits.max_open_per_peer)
+        if total >= unreserved and self._openers[opener] >= FEW:
+            words = f"{total} streams are open, and the rest are reserved for those who have opened fewer than {FEW}"
+            return _over(words, unreserved, total, "streams.max_open")
+        if with_peer >= limits.max_open_per_peer:
+            words = f"{with_peer} streams with {peer_id} are open"
+            return _over(words, limits.max_open_per_peer, with_peer, "streams.max_open_per_peer")
         return None
 
     def reserve(self, peer_id: str, opener: Hashable) -> None:
-        """A place for a stream that is on its way. Raises `LimitExceeded`."""
+        """Reserve a place for a stream about to be opened. Raises `LimitExceeded`."""
         if (over := self.over(peer_id, opener)) is not None:
             raise over
         self._peers[peer_id] += 1
         self._openers[opener] += 1
 
     def give_back(self, peer_id: str, opener: Hashable) -> None:
-        """There will be no stream in the place."""
+        """Free a place: the stream has ended, or was never opened."""
         self._peers[peer_id] -= 1
         if not self._peers[peer_id]:
             del self._peers[peer_id]
@@ -193,11 +195,11 @@ class Ledger:
             del self._openers[opener]
 
     def enter(self, stream: Stream) -> None:
-        """It takes the place that was reserved for it."""
+        """List a stream whose place was reserved."""
         self._live[stream.id] = stream
 
     def ended(self, stream: Stream, outcome: Outcome) -> None:
-        """Note how it ended; the first outcome counts."""
+        """Record how a stream ended; the first outcome counts."""
         if stream.outcome is not None:
             return
         stream.outcome, stream.state = outcome, "ended"
@@ -213,26 +215,26 @@ class Ledger:
                 event.set()
 
     # ----------------------------------------------------------------------------------------------------------------
-    # Asking
+    # Lookups
 
     def find(self, stream_id: str, asker: Asker) -> Stream | None:
-        """None for one that has ended. Raises `InvalidState` where there is none, `NotOwner`."""
+        """A stream by id; None if it has ended. Raises `InvalidState` for an unknown id, `NotOwner`."""
         stream = self._live.get(stream_id)
-        ended = stream or next((one for one in self._listed() if one.record.stream_id == stream_id), None)
-        if ended is None:
+        found = stream or next((ended for ended in self._recent() if ended.record.stream_id == stream_id), None)
+        if found is None:
             raise InvalidState(f'there is no stream "{stream_id[:64]}"', streamId=stream_id[:64])
-        if not asker.may(ended.identity):
+        if not asker.may(found.identity):
             raise NotOwner
         return stream
 
     def records(self, asker: Asker) -> list[StreamRecord]:
-        """Those that the asker may see, the oldest first; ended ones for a minute."""
-        ended = [one.record for one in self._listed() if asker.may(one.identity)]
-        return ended + [stream.record() for stream in self._live.values() if asker.may(stream.identity)]
+        """The streams that the asker may see, oldest first, including those that ended in the last minute."""
+        recent = [ended.record for ended in self._recent() if asker.may(ended.identity)]
+        return recent + [stream.record() for stream in self._live.values() if asker.may(stream.identity)]
 
-    def _listed(self) -> deque[_Ended]:
-        due = trio.current_time() - KEPT
-        while self._ended and self._ended[0].at < due:
+    def _recent(self) -> deque[_Ended]:
+        oldest = trio.current_time() - KEPT
+        while self._ended and self._ended[0].at < oldest:
             self._ended.popleft()
         return self._ended
 

@@ -1,4 +1,4 @@
-"""Streams of users' protocols, opened to peers."""
+"""Opens streams to peers on users' protocols."""
 
 from __future__ import annotations
 
@@ -49,13 +49,15 @@ async def open_to(
     timeout: int,
     identity: Hashable,
 ) -> Stream:
-    """A stream to a peer, on the first of the protocols that it knows; the peer is dialled where it is not connected
-    and an address of it is known. ``timeout`` (ms) bounds the whole. The caller joins it to something, or drops it.
+    """Open a stream to a peer, on the first of ``protocols`` that the peer supports.
+
+    A peer that is not connected is dialled, if an address of it is known. ``timeout`` (ms) covers the dial and the
+    negotiation. ``identity`` is who opens it, and who may then use it. The caller must join or drop the stream.
 
     Raises `InvalidParams`, `LimitExceeded`, `PeerNotFound`, `DialFailed`, `DeadlineExceeded`, `StreamFailed`.
     """
     if not 0 < len(protocols) <= MAX_CHOICES:
-        raise InvalidParams(f"protocol: 1 to {MAX_CHOICES} are tried, not {len(protocols)}", param="protocol")
+        raise InvalidParams(f"protocol: 1 to {MAX_CHOICES} may be given, not {len(protocols)}", param="protocol")
     for protocol in protocols:
         checked_protocol(protocol)
     peer_id = commands.peer_id(peer)
@@ -80,13 +82,14 @@ async def open_to(
 
 
 def _best(links: list[Link], peer_id: str) -> Link:
-    """The newest, and one that leads through no relay where there is one. Raises `StreamError`."""
+    """The newest direct link, else the newest relayed one. Raises `StreamError` if there is none."""
     if not links:
         raise ConnectionGone(f"the connection to {peer_id} is gone")
     return next((link for link in reversed(links) if not link.relayed), links[-1])
 
 
 def stream_failed(error: StreamError, peer_id: str, protocols: Sequence[str]) -> FabstirError:
+    """The API error for a stream that could not be opened."""
     reason = next(reason for kind, reason in REASONS if isinstance(error, kind))
     failed = StreamFailed(str(error), peerId=peer_id, protocol=", ".join(protocols), reason=reason)
     failed.retryable = reason in ("busy", "gone", "timeout")

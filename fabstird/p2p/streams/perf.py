@@ -1,5 +1,6 @@
-"""``/perf/1.0.0`` (libp2p specification, perf), by which nodes measure each other: a peer says how much it wants, sends
-what it likes, ends its side, and gets what it wanted. It gives bandwidth away, so users switch it on."""
+"""``/perf/1.0.0`` (libp2p specification, perf), which measures the throughput between two nodes: a peer says how many
+bytes it wants, sends as many as it likes, ends its side, and receives the bytes. It gives bandwidth away, so it is off
+by default."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from fabstird.p2p.streams.places import Places, holder
 from fabstird.p2p.wire.errors import EndOfStream, PeerError
 
 PERF = "/perf/1.0.0"
-AT_A_TIME = 8  # measurements, of all peers together, who share them
-SILENCE = 30.0  # seconds without a byte, after which one is given up
+AT_A_TIME = 8  # measurements under way, over all peers
+SILENCE = 30.0  # seconds without a byte after which a measurement is given up
 BLOCK = bytes(64 * 1024)
 
 _SIZE = struct.Struct("!Q")
@@ -32,7 +33,7 @@ class PerfHandler(Handler):
         return self._under_way.has_room(holder(link))
 
     def end(self) -> None:
-        """Measurements that are under way go on."""
+        """Stop; measurements under way continue."""
 
     async def serve(self, stream: Stream) -> None:
         self._under_way.take(stream, holder(stream.link))
@@ -43,7 +44,7 @@ class PerfHandler(Handler):
 
 
 async def _answer(stream: Stream) -> None:
-    """Raises `NetworkError` and `trio.TooSlowError`."""
+    """Serve one measurement. Raises `NetworkError`, `trio.TooSlowError`."""
     head = b""
     while True:
         with trio.fail_after(SILENCE):
@@ -54,7 +55,7 @@ async def _answer(stream: Stream) -> None:
         if len(head) < _SIZE.size:
             head += data[: _SIZE.size - len(head)]
     if len(head) < _SIZE.size:
-        raise PeerError("it does not say how many bytes it wants")
+        raise PeerError("the stream ended before the number of bytes wanted")
     (left,) = _SIZE.unpack(head)
     while left:
         with trio.fail_after(SILENCE):

@@ -1,5 +1,5 @@
-"""Places that peers, or callers, have to share: when all are taken, one that has fewer gets one from the one that has
-most. Peers share them by network first, since peer ids cost nothing."""
+"""A limited number of places, shared fairly by peers or callers: when all are taken, a newcomer with fewer places gets
+one from the holder with the most. Peers share by network first, because peer ids cost nothing."""
 
 from __future__ import annotations
 
@@ -14,97 +14,98 @@ if TYPE_CHECKING:
     from fabstird.p2p.net.link import Link
 
 T = TypeVar("T")
-Holder = tuple[Hashable, ...]  # who holds a place, and before that what it belongs to, the widest first
+Holder = tuple[Hashable, ...]  # who holds a place, last; before it the groups that it belongs to, the widest first
 
 
 def holder(link: Link) -> Holder:
-    """The peer of a connection, within its IP address, within its network. One that a relay brings counts for the
-    relay's network: nobody knows where it is itself."""
-    return *_network(link.pipe.remote.host), link.peer_id
+    """The peer of a connection, within its IP address, within its network. A relayed peer counts towards the relay's
+    network, because its own is unknown."""
+    return *_groups(link.pipe.remote.host), link.peer_id
 
 
 def network(link: Link) -> str:
-    """The widest of what the peer of a connection belongs to."""
-    return _network(link.pipe.remote.host)[0]
+    """The network of a connection's peer, as in `holder`."""
+    return _groups(link.pipe.remote.host)[0]
 
 
 @lru_cache(maxsize=1024)
-def _network(host: str) -> tuple[str, str]:
+def _groups(host: str) -> tuple[str, str]:
     return block_of_host(host), group_of_host(host)
 
 
 class Places(Generic[T]):
-    """``count`` places in all. A peer alone may have every one; as more peers come, each gets its share: networks share
-    all places, the addresses of a network what it has, and the peers of an address what that has. All holders are
-    described as deeply."""
+    """``count`` places. One peer alone may have all of them. As more peers come, each gets its share: networks share
+    all places, the addresses of a network share the network's, and the peers of an address share the address's. All
+    holders of one `Places` must have the same length."""
 
     def __init__(self, count: int, give_up: Callable[[T], None]) -> None:
-        """``give_up`` is told of what has lost its place to another peer's."""
+        """``give_up`` is called with each item that loses its place to another holder's."""
         self.count = count
         self._give_up = give_up
-        self._taken: dict[T, Holder] = {}  # whose it is, the oldest first
-        self._parts: dict[Holder, Counter[Holder]] = {}  # how many are held, by what belongs to something
-        self._of: dict[Holder, dict[T, None]] = {}  # what a holder has, the oldest first
+        self._taken: dict[T, Holder] = {}  # oldest first
+        self._members: dict[Holder, Counter[Holder]] = {}  # of each group: how many places each of its members has
+        self._of: dict[Holder, dict[T, None]] = {}  # the items of each holder, oldest first
 
     def __len__(self) -> int:
         return len(self._taken)
 
-    def __contains__(self, one: T) -> bool:
-        return one in self._taken
+    def __contains__(self, item: T) -> bool:
+        return item in self._taken
 
     def all(self) -> list[T]:
-        """Those that have one, the oldest first."""
+        """The items that have a place, oldest first."""
         return list(self._taken)
 
     def of(self, peer: Hashable) -> int:
-        """How many the peer has, wherever it is."""
+        """How many places a peer has, over all its addresses."""
         return sum(holder[-1] == peer for holder in self._taken.values())
 
     def has_room(self, holder: Holder) -> bool:
-        """Whether `take` has a place for it: a free one, or that of another which has more even then."""
+        """Whether `take` would find a place: a free one, or one of a holder that would still have at least as many."""
         return len(self._taken) < self.count or self._from_whom(holder) is not None
 
-    def take(self, one: T, holder: Holder) -> None:
-        """Take a place; where all are taken, the newest of who has most gives its place up."""
+    def take(self, item: T, holder: Holder) -> None:
+        """Take a place. If all are taken, the holder with the most loses the place of its newest item."""
         if len(self._taken) >= self.count and (most := self._from_whom(holder)) is not None:
             newest = next(reversed(self._of[most]))
             self.leave(newest)
             self._give_up(newest)
-        self._taken[one] = holder
-        self._of.setdefault(holder, {})[one] = None
+        self._taken[item] = holder
+        self._of.setdefault(holder, {})[item] = None
         for depth in range(len(holder)):
-            self._parts.setdefault(holder[:depth], Counter())[holder[: depth + 1]] += 1
+            self._members.setdefault(holder[:depth], Counter())[holder[: depth + 1]] += 1
 
-    def leave(self, one: T) -> None:
-        """It needs its place no longer; does nothing where it has none."""
-        holder = self._taken.pop(one, None)
+    def leave(self, item: T) -> None:
+        """Free the item's place; does nothing if it has none."""
+        holder = self._taken.pop(item, None)
         if holder is None:
             return
-        del self._of[holder][one]
+        del self._of[holder][item]
         if not self._of[holder]:
             del self._of[holder]
         for depth in range(len(holder)):
-            parts, part = self._parts[holder[:depth]], holder[: depth + 1]
-            parts[part] -= 1
-            if not parts[part]:
-                del parts[part]
-            if not parts:
-                del self._parts[holder[:depth]]
+            members, member = self._members[holder[:depth]], holder[: depth + 1]
+            members[member] -= 1
+            if not members[member]:
+                del members[member]
+            if not members:
+                del self._members[holder[:depth]]
 
     def _from_whom(self, holder: Holder) -> Holder | None:
-        """Who has to give a place up for it: at the widest level at which somebody has more than it has even then."""
+        """The holder that must give up a place for ``holder``. This is decided at the widest level where another group
+        has at least two places more than the newcomer's: after the exchange it still has no fewer."""
         for depth in range(len(holder)):
-            parts = self._parts.get(holder[:depth])
-            if parts is None:
+            members = self._members.get(holder[:depth])
+            if members is None:
                 return None
-            most = _busiest(parts)
-            if parts[most] > parts[holder[: depth + 1]] + 1:
-                while most in self._parts:
-                    most = _busiest(self._parts[most])
+            most = _busiest(members)
+            if members[most] > members[holder[: depth + 1]] + 1:
+                while most in self._members:
+                    most = _busiest(self._members[most])
                 return most
         return None
 
 
-def _busiest(parts: Counter[Holder]) -> Holder:
-    """Who has most, and has come last of several."""
-    return max(reversed(parts), key=parts.__getitem__)
+def _busiest(members: Counter[Holder]) -> Holder:
+    """The member with the most places; of several, the one that came last."""
+    return max(reversed(members), key=members.__getitem__)
