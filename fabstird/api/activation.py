@@ -10,7 +10,7 @@ from fabstird.api.errors import BindError
 from fabstird.config import ApiConfig
 from fabstird.systemd import Passed, listen_sockets
 
-CURE = "it may have ListenStream= only"
+HINT = "it may have ListenStream= only"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ def take(api: ApiConfig) -> Activated:
     try:
         passed = listen_sockets()
     except OSError as error:
-        raise BindError(f"the socket unit passes something that is no socket ({error.strerror}); {CURE}") from error
+        raise BindError(f"the socket unit passes something that is not a socket ({error.strerror}); {HINT}") from error
     return assign(passed, api)
 
 
@@ -34,27 +34,27 @@ def assign(passed: Iterable[Passed], api: ApiConfig) -> Activated:
     """Assign sockets to endpoints: by the name ``ipc`` or ``http`` that the unit gives them, otherwise by kind. A TCP
     socket, or a Unix socket at the path of ``[api] http``, is for HTTP; any other Unix socket is for IPC.
 
-    Raises `BindError` for a socket that nobody can connect to, and for one that is left over: callers of either would
-    wait for ever.
+    Raises `BindError` for a socket that nobody can connect to, and for one that no endpoint uses: callers of either
+    would wait forever.
     """
     found: dict[str, Passed] = {}
-    for one in passed:
-        if not one.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            raise BindError(f"the socket unit passes {one.where}, which takes no connections; {CURE}")
-        own = one.name if one.name in ("ipc", "http") else _kind(one, api)
-        if own in found:
+    for given in passed:
+        if not given.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise BindError(f"the socket unit passes {given.where}, which takes no connections; {HINT}")
+        endpoint = given.name if given.name in ("ipc", "http") else _kind(given, api)
+        if endpoint in found:
             raise BindError(
-                f"the socket unit passes {found[own].where} and {one.where}, and [api] {own} can be one of them; "
-                "remove the other ListenStream="
+                f"the socket unit passes {found[endpoint].where} and {given.where}, but [api] {endpoint} can use only "
+                "one of them; remove the other ListenStream="
             )
-        if not getattr(api, own):
+        if not getattr(api, endpoint):
             raise BindError(
-                f"the socket unit listens at {one.where}, but [api] {own} is switched off; "
+                f"the socket unit listens at {given.where}, but [api] {endpoint} is switched off; "
                 "remove that ListenStream=, or switch it on"
             )
-        found[own] = one
+        found[endpoint] = given
     return Activated(**found)
 
 
-def _kind(one: Passed, api: ApiConfig) -> str:
-    return "ipc" if one.is_unix and api.http != f"unix:{one.where}" else "http"
+def _kind(given: Passed, api: ApiConfig) -> str:
+    return "ipc" if given.is_unix and api.http != f"unix:{given.where}" else "http"

@@ -38,11 +38,11 @@ def written(data_dir: Path, ipc: Path | None, ipc_mode: int, content: bytes) -> 
     try:
         yield
     finally:
-        for one in files:
+        for path in files:
             with contextlib.suppress(OSError):
-                # not that of another daemon whose socket lies in the same directory
-                if read_regular(one, len(content) + 1) == content:
-                    one.unlink()
+                # only our own, not that of another daemon with its socket in the same directory
+                if read_regular(path, len(content) + 1) == content:
+                    path.unlink()
 
 
 def _readable(mode: int) -> int:

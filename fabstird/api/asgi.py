@@ -17,8 +17,8 @@ class Tasks(TaskGroup):
     """Runs applications. A disconnect is delivered at once, and messages for an application that has finished are
     dropped.
 
-    hypercorn's own group waits, shielded even from a stop, until there is room among ten messages. An application that
-    is blocked sending to a client which does not read would keep the daemon from ever ending.
+    hypercorn's own group waits, shielded even from a stop, for room in a queue of ten messages. An application blocked
+    while sending to a client that does not read would keep the daemon from ever stopping.
     """
 
     async def spawn_app(self, app: Any, config: Config, scope: Any, send: Any) -> Any:
@@ -35,7 +35,7 @@ class Tasks(TaskGroup):
                 finished = True
                 room.release()  # the connection's reader may wait for it
 
-        # Neither waits where it need not: trio's channels take a turn of the loop for each event
+        # Neither waits unless it must: trio's channels take a turn of the loop for each event.
         async def app_receive() -> Any:
             try:
                 event = take.receive_nowait()
@@ -66,28 +66,28 @@ class Tasks(TaskGroup):
 def asking_for_bodies(app: App) -> App:
     """Wrap an application so that ``100 Continue`` is sent when it first reads the body."""
 
-    async def called(scope: Scope, receive: Any, send: Any) -> None:
-        async def first() -> Any:
+    async def wrapper(scope: Scope, receive: Any, send: Any) -> None:
+        async def receive_body() -> Any:
             await scope["state"]["go_on"]()
             return await receive()
 
-        await app(scope, first if scope["type"] == "http" else receive, send)
+        await app(scope, receive_body if scope["type"] == "http" else receive, send)
 
-    return called
+    return wrapper
 
 
-def whole_bodies(app: App) -> App:
-    """Wrap a Quart application so that its responses end: the last part of a body is sent even while quart-trio cancels
-    itself (trap 3). Otherwise the connection would never count as idle."""
+def complete_bodies(app: App) -> App:
+    """Wrap a Quart application so that its responses always end: the last part of a body is sent even while quart-trio
+    cancels itself (trap 3). Otherwise the connection would never count as idle."""
 
-    async def shielded(send: Any, message: Any) -> None:
+    async def send_shielded(send: Any, message: Any) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body"):
             with trio.CancelScope(shield=True):
                 await send(message)
         else:
             await send(message)
 
-    async def called(scope: Scope, receive: Any, send: Any) -> None:
-        await app(scope, receive, partial(shielded, send) if scope["type"] == "http" else send)
+    async def wrapper(scope: Scope, receive: Any, send: Any) -> None:
+        await app(scope, receive, partial(send_shielded, send) if scope["type"] == "http" else send)
 
-    return called
+    return wrapper

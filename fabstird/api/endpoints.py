@@ -1,4 +1,4 @@
-"""``POST /rpc``, ``/ws`` and ``/stream`` as plain ASGI, since they are called all the time. Quart serves the others.
+"""``POST /rpc``, ``/ws`` and ``/stream`` as plain ASGI, for speed. Quart serves the other paths.
 
 Under Quart a call costs two more tasks, three channels, and request and response objects: more than hypercorn and the
 call itself together (bench/profiles.md). `Guard` stands in front of both.
@@ -28,12 +28,12 @@ TEXT = b"text/plain"
 
 
 class _Refused(Exception):
-    """A request is refused: ``why`` in words, or the limit that refuses it."""
+    """A request is refused, for a ``reason`` in words or because of a limit."""
 
-    def __init__(self, status: HTTPStatus, why: str | FabstirError) -> None:
-        super().__init__(why)
+    def __init__(self, status: HTTPStatus, reason: str | FabstirError) -> None:
+        super().__init__(reason)
         self.status = status
-        self.kind, text = (TEXT, why) if isinstance(why, str) else (JSON, as_json(why))
+        self.kind, text = (TEXT, reason) if isinstance(reason, str) else (JSON, as_json(reason))
         self.body = f"{text}\n".encode()
 
 
@@ -58,16 +58,16 @@ class Endpoints:
         elif path == "/ws" and is_websocket(scope):
             await self._websockets(scope)
         elif path == "/ws":
-            wrong = HTTPStatus.UPGRADE_REQUIRED if scope["method"] == "GET" else HTTPStatus.METHOD_NOT_ALLOWED
+            status = HTTPStatus.UPGRADE_REQUIRED if scope["method"] == "GET" else HTTPStatus.METHOD_NOT_ALLOWED
             await _refuse(
-                send, wrong, (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13"), (b"allow", b"GET")
+                send, status, (b"upgrade", b"websocket"), (b"sec-websocket-version", b"13"), (b"allow", b"GET")
             )
         elif path is not None and not path.startswith("/"):
-            await _refuse(send, HTTPStatus.BAD_REQUEST)  # no path at all: Quart would take it for a URL
+            await _refuse(send, HTTPStatus.BAD_REQUEST)  # Quart would take it for a URL
         elif path == "/stream":
             await self._streams(scope, receive, send)
         elif path is not None and is_websocket(scope):
-            await _refuse(send, HTTPStatus.NOT_FOUND, (b"connection", b"close"))  # nothing else is a WebSocket
+            await _refuse(send, HTTPStatus.NOT_FOUND, (b"connection", b"close"))  # no other path is a WebSocket
         else:
             await self._others(scope, receive, send)
 
@@ -94,8 +94,8 @@ class Endpoints:
         finally:
             arriving.leave()
         await _respond(send, HTTPStatus.NO_CONTENT if answer is None else HTTPStatus.OK, JSON, answer or b"")
-        for then in call.after_reply:
-            then()
+        for callback in call.after_reply:
+            callback()
 
     async def _while_there(self, receive: Any, body: bytes, call: Call, arriving: Arriving) -> bytes | None:
         """The answer to a call. A call, which may be a long poll, is cancelled when its client disconnects or loses its
@@ -144,9 +144,9 @@ async def _body(receive: Any, api: ApiConfig, arriving: Arriving) -> bytes:
                 raise _Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, body_too_large(limit, size))
             if part:
                 parts.append(part)
-                await arriving.came(size)
+                await arriving.received(size)
             if not message["more_body"]:
-                arriving.whole = True
+                arriving.complete = True
                 return b"".join(parts)
     if (refusal := arriving.refusal()) is not None:
         raise _Refused(HTTPStatus.SERVICE_UNAVAILABLE, refusal)

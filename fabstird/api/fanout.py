@@ -37,7 +37,7 @@ class Follower(Protocol):
 
     outbox: Outbox
     framing: Framing
-    behind: bool  # a task of its connection serves its subscriptions
+    behind: bool  # a task of its own connection serves its subscriptions
 
     def fall_behind(self) -> None:
         """Let a task of this connection serve its subscriptions, until `Fanout.catch_up` says that they have caught
@@ -53,7 +53,7 @@ class Subscription(Reader):
     follower: Follower
     gap: Gap | None
     active: bool = True
-    spoken: float = 0.0  # when something was last sent
+    last_sent: float = 0.0  # when something was last sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Fanout:
         self._subscriptions: dict[Subscription, None] = {}  # an ordered set
         self._beats: list[tuple[float, int, Subscription]] = []  # a heap: when a heartbeat may be due
         self._numbers = itertools.count()
-        self._ended = 0  # entries in it whose subscription has ended
+        self._ended = 0  # entries of the heap whose subscription has ended
         self._written = 0  # bytes since other tasks had a turn
         self._chunks: OrderedDict[tuple[object, ...], _Chunk] = OrderedDict()
         self._wake = trio.Event()
@@ -99,9 +99,9 @@ class Fanout:
         """Send it everything after its cursor, from the next turn on."""
         self._subscriptions[subscription] = None
         self._events.readers.add(subscription)
-        subscription.spoken = trio.current_time()
-        heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
-        # A pass looks at every subscription, so one for each of a thousand newcomers would look a million times
+        subscription.last_sent = trio.current_time()
+        heapq.heappush(self._beats, (subscription.last_sent + self._silence, next(self._numbers), subscription))
+        # A pass visits every subscription, so a pass for each of a thousand newcomers would make a million visits.
         if not self._at_head(subscription) or self._beats[0][2] is subscription:
             self._wake.set()
 
@@ -122,9 +122,9 @@ class Fanout:
 
     def catch_up(self, subscriptions: list[Subscription]) -> bool:
         """Write a chunk for each subscription of a connection while its socket takes them, the one that has waited
-        longest first. Whether there was anything to write."""
-        subscriptions.sort(key=lambda one: one.spoken)
-        return sum([self._deliver(one) for one in subscriptions if one.active]) > 0
+        longest first. Returns whether there was anything to write."""
+        subscriptions.sort(key=lambda subscription: subscription.last_sent)
+        return sum([self._deliver(subscription) for subscription in subscriptions if subscription.active]) > 0
 
     async def all_sent(self) -> None:
         """Return once all subscribers' sockets have taken everything. The caller sets the deadline."""
@@ -139,7 +139,7 @@ class Fanout:
         return self._at_head(subscription) and subscription.follower.outbox.clear
 
     def _at_head(self, subscription: Subscription) -> bool:
-        """Nothing waits for it."""
+        """Whether a subscription has been sent everything."""
         return subscription.after >= self._events.head and subscription.gap is None
 
     async def _run(self) -> None:
@@ -153,7 +153,7 @@ class Fanout:
             self._beat()
 
     async def _pass(self) -> bool:
-        """Write a chunk to every subscriber that is not up to date; whether any still is not."""
+        """Write a chunk to every subscriber that is not up to date. Returns whether any still is not."""
         more = False
         self._written = 0
         for subscription in list(self._subscriptions):
@@ -172,8 +172,8 @@ class Fanout:
         return more
 
     def _deliver(self, subscription: Subscription) -> bool:
-        """Write the next chunk for a subscription. Whether there was one, even if all its entries are of types that it
-        does not want."""
+        """Write the next chunk for a subscription. Returns whether there was one, even if the subscription wants
+        none of its entries."""
         if self._at_head(subscription):
             return False
         if not subscription.follower.outbox.clear:
@@ -189,7 +189,7 @@ class Fanout:
             self._events.note_gap(chunk.gap)
         subscription.after = chunk.after
         if data:
-            subscription.spoken = trio.current_time()
+            subscription.last_sent = trio.current_time()
             self._events.sent[subscription.name] += chunk.entries
             self._write(subscription, data)
         return True
@@ -226,20 +226,20 @@ class Fanout:
         now = trio.current_time()
         while self._beats and self._beats[0][0] <= now:
             subscription = heapq.heappop(self._beats)[2]
-            if subscription.active and subscription.spoken + self._silence <= now:
-                subscription.spoken = now
+            if subscription.active and subscription.last_sent + self._silence <= now:
+                subscription.last_sent = now
                 if subscription.follower.outbox.clear:
                     beat = heartbeat(subscription.label, self._events.head)
                     written = self._write(subscription, subscription.follower.framing([beat]))
                     if written and subscription.follower.outbox.waiting:
                         subscription.follower.fall_behind()  # otherwise nobody would write the rest
             if subscription.active:  # writing to a connection that has gone removes it
-                heapq.heappush(self._beats, (subscription.spoken + self._silence, next(self._numbers), subscription))
+                heapq.heappush(self._beats, (subscription.last_sent + self._silence, next(self._numbers), subscription))
             else:
                 self._ended = max(0, self._ended - 1)
 
     def _write(self, subscription: Subscription, data: bytes) -> bool:
-        """Write to a subscription's connection; whether that was still there."""
+        """Write to a subscription's connection. Returns whether that was still open."""
         self._written += len(data) + WRITE
         try:
             subscription.follower.outbox.write(data)

@@ -34,7 +34,7 @@ ENDING = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatu
 OPEN_PATHS = ("/healthz", "/readyz", *ui.PATHS)
 SUBPROTOCOL = b"fabstir.token."  # followed by a token, among the subprotocols that a WebSocket offers
 _SUBPROTOCOL = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, section 5.6.2
-UNKNOWN = "the token is not good: this daemon never made it, or it was revoked"
+UNKNOWN = "the token is not valid: this daemon never issued it, or it was revoked"
 LONGEST_HOST = 270  # characters: a name of 255, a colon and a port
 GRANT = "fabstird.grant"  # the key in a request's scope under which the grant of its token is stored
 
@@ -108,8 +108,7 @@ class Guard:
         if scope["http_version"] not in ("1.0", "1.1"):
             return Refusal(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.1 only")
         if b"content-length" in headers and b"transfer-encoding" in headers:
-            # With two lengths a proxy in front may believe the other one, and take for a body what we take for a
-            # request
+            # A proxy in front might use the other one, and take for a body what we take for the next request.
             return Refusal(HTTPStatus.BAD_REQUEST, "a body has a Content-Length or a Transfer-Encoding, not both")
         if not self._hosts_it(scope, headers):
             return Refusal(HTTPStatus.FORBIDDEN, "this Host is not in [api] allowed_hosts")
@@ -124,8 +123,8 @@ class Guard:
             grant = self._find(token)
             if grant is None:
                 return Refusal(HTTPStatus.UNAUTHORIZED, UNKNOWN if token else "needs Authorization: Bearer <api.token>")
-            if (why := grant.ended()) is not None:
-                return Refusal(HTTPStatus.UNAUTHORIZED, why)
+            if (reason := grant.ended()) is not None:
+                return Refusal(HTTPStatus.UNAUTHORIZED, reason)
             scope[GRANT] = grant
         if scope["method"] == "POST":
             content_type = _single(headers, b"content-type") or b""
@@ -152,8 +151,8 @@ class Guard:
         return name in self._hosts or name == _own_address(scope)
 
     def _may_come_from(self, sent: bytes, headers: Headers) -> bool:
-        """Whether pages of this Origin may call: one from the allow-list, or our own page, whose origin is the
-        request's own Host and port. No other server of this machine can have that origin."""
+        """Whether pages of this Origin may call: those on the allow-list, and our own page, whose origin is the Host
+        and port of the request. No other server on this machine can have that origin."""
         text, host = sent.decode("latin-1"), (_single(headers, b"host") or b"").decode("latin-1")
         try:
             return text == f"http://{host}" or normal_origin(text) in self._origins
@@ -261,7 +260,7 @@ async def _respond(scope: Scope, send: Any, status: HTTPStatus, extra: dict[byte
     if status is HTTPStatus.UNAUTHORIZED:
         headers.append((b"www-authenticate", b"Bearer"))
     if status in ENDING or is_websocket(scope):
-        headers.append((b"connection", b"close"))  # its body stays unread, or what may be frames behind it
+        headers.append((b"connection", b"close"))  # its body, or frames after the handshake, stay unread
     await send({"type": "http.response.start", "status": status.value, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -18,7 +18,7 @@ def healthy(services: Services) -> Answer:
     """Whether the daemon serves. A daemon that answers at all is healthy unless its node no longer does its work."""
     silence = services.node.silence()
     if silence > STUCK:
-        reason = f"the node has owed a turn for {silence:.0f} s"
+        reason = f"the node's loop has not run for {silence:.0f} s"
         return 503, {"status": "stuck", "code": "NODE_STUCK", "reason": reason, **_warnings(services)}
     return 200, {"status": "ok", **_warnings(services)}
 

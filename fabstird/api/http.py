@@ -12,7 +12,7 @@ from typing import Any
 
 import trio
 
-from fabstird.api.asgi import whole_bodies
+from fabstird.api.asgi import complete_bodies
 from fabstird.api.endpoints import Endpoints
 from fabstird.api.errors import BindError
 from fabstird.api.fanout import Fanout
@@ -90,8 +90,8 @@ def _listening(config: ApiConfig, passed: Passed | None) -> Iterator[tuple[socke
             tcp.bind(address)
             tcp.listen(BACKLOG)
         except OSError as error:
-            cure = "; another program has it: set another [api] http" if error.errno == errno.EADDRINUSE else ""
-            raise BindError(f"cannot serve HTTP at {config.http}: {(error.strerror or '').lower()}{cure}") from error
+            hint = "; another program has it: set another [api] http" if error.errno == errno.EADDRINUSE else ""
+            raise BindError(f"cannot serve HTTP at {config.http}: {(error.strerror or '').lower()}{hint}") from error
         tcp.setblocking(False)
         bound, real_port = tcp.getsockname()[:2]
         yield tcp, f"[{bound}]:{real_port}" if ":" in bound else f"{bound}:{real_port}"
@@ -113,12 +113,12 @@ class _Pages:
         async with self._making:
             if self._app is None:
                 pages = await imported("fabstird.api.pages")
-                self._app = whole_bodies(pages.make_app(self._services))
+                self._app = complete_bodies(pages.make_app(self._services))
         await self._app(scope, receive, send)
 
 
 async def _live(receive: Any, send: Any) -> None:
-    """Lifespan events, for which there is nothing to do."""
+    """Acknowledge lifespan events; they need no work."""
     while True:
         event = (await receive())["type"]
         await send({"type": f"{event}.complete"})

@@ -1,4 +1,4 @@
-"""One connection's HTTP/1.1 over hypercorn's: requests as the RFCs have them, and which of them ask for an upgrade."""
+"""HTTP/1.1 on one connection, over hypercorn's: requests held to the RFCs, and which of them ask for an upgrade."""
 
 from __future__ import annotations
 
@@ -36,21 +36,22 @@ class Http1(H11Protocol):
 
     @property
     def answering(self) -> bool:
-        """A complete request has been received, and its response has not been sent."""
+        """Whether a complete request has been received and its response has not been sent."""
         http = self.connection
         complete = isinstance(http, h11.Connection) and http.their_state in (h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
         return self.stream is not None and complete
 
     @property
     def silent(self) -> bool:
-        """Nothing of the response has been sent, and the client takes interim responses (RFC 9110, section 15.2)."""
+        """Whether nothing of the response has been sent, and the client accepts interim responses (RFC 9110, section
+        15.2)."""
         http = self.connection
         recent = isinstance(http, h11.Connection) and http.their_http_version == b"1.1"
         return recent and http.our_state is h11.SEND_RESPONSE and not self._head
 
     @property
     def fresh(self) -> bool:
-        """The next byte begins a request, and the last response is sent."""
+        """Whether the next byte begins a request, and the last response has been sent."""
         http = self.connection
         return self.stream is None and isinstance(http, _Requests) and http.fresh and not self._head
 
@@ -58,22 +59,23 @@ class Http1(H11Protocol):
         return None
 
     async def _create_stream(self, request: h11.Request) -> None:
-        """No upgrade is hypercorn's: the application finds in its scope's state which ``upgrade`` a request asks for.
-        No extension of WebSocket is taken up: what is compressed costs us more than it saves on one machine, and a
-        message may grow a thousandfold before its size can be checked."""
+        """Leave upgrades to the application, which finds the requested ``upgrade`` in its scope's state; hypercorn
+        handles none. WebSocket extensions are not offered: on one machine compression costs more than it saves, and a
+        compressed message could grow a thousandfold before its size can be checked."""
         target, headers = in_origin_form(request.target, list(request.headers))
         upgrades = [value.strip() for name, value in headers if name == b"upgrade"]
-        tokens = [one.strip() for name, value in headers if name == b"connection" for one in value.lower().split(b",")]
+        options = [value for name, value in headers if name == b"connection"]
+        tokens = [token.strip() for value in options for token in value.lower().split(b",")]
         upgrade = upgrades[0] if len(upgrades) == 1 and b"upgrade" in tokens else b""
         if target.partition(b"?")[0] != b"/stream":
             if upgrade.lower() != b"websocket" or request.method != b"GET":
                 upgrade = b""
             elif [value for name, value in headers if name == b"sec-websocket-version"] != [b"13"]:
-                upgrade = b""  # it is told which version is supported
-            elif why := _no_handshake(request, headers):
-                await self._refuse(HTTPStatus.BAD_REQUEST, why)
+                upgrade = b""  # the answer names the supported version
+            elif reason := _handshake_error(request, headers):
+                await self._refuse(HTTPStatus.BAD_REQUEST, reason)
                 return
-        if upgrade or "upgrade" in self.connection_state:  # of an earlier request
+        if upgrade or "upgrade" in self.connection_state:  # left by an earlier request
             self.connection_state = ConnectionState({**self.connection_state, "upgrade": upgrade})
         kept = [(name, value) for name, value in headers if name != b"upgrade"]
         if target != request.target or len(kept) < len(request.headers):
@@ -82,16 +84,16 @@ class Http1(H11Protocol):
 
     async def _send_error_response(self, status_code: int) -> None:
         """As hypercorn's, with an explanation for whoever has to debug the client."""
-        why = self.connection.error if isinstance(self.connection, _Requests) else ""
-        await self._explain(HTTPStatus(status_code), why)
+        reason = self.connection.error if isinstance(self.connection, _Requests) else ""
+        await self._explain(HTTPStatus(status_code), reason)
 
-    async def _refuse(self, status: HTTPStatus, why: str) -> None:
+    async def _refuse(self, status: HTTPStatus, reason: str) -> None:
         """Refuse a request before any application sees it, and close its connection."""
-        await self._explain(status, why)
+        await self._explain(status, reason)
         await self.send(Closed())
 
-    async def _explain(self, status: HTTPStatus, why: str) -> None:
-        body = f"{why or status.phrase}\n".encode()
+    async def _explain(self, status: HTTPStatus, reason: str) -> None:
+        body = f"{reason or status.phrase}\n".encode()
         headers = [
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", b"%d" % len(body)),
@@ -108,7 +110,7 @@ class Http1(H11Protocol):
             await super()._send_h11_event(event)
 
     async def _joined(self, event: Event) -> None:
-        """Write head and body of a response in one go, and nothing for an empty last part."""
+        """Write the head and the body of a response in one go, and nothing for an empty last part."""
         if isinstance(event, RawData):
             data, self._head = self._head + event.data, b""
             if self._holding:
@@ -122,8 +124,8 @@ class Http1(H11Protocol):
         await self._send_on(event)
 
     async def go_on(self) -> None:
-        """Send ``100 Continue`` to a client that waits for it. hypercorn would send it at once, and so ask for bodies
-        that are then refused."""
+        """Send ``100 Continue`` to a client that waits for it. hypercorn would send it at once, even for bodies that
+        are then refused."""
         if self.connection.they_are_waiting_for_100_continue:
             await super()._send_h11_event(h11.InformationalResponse(status_code=HTTPStatus.CONTINUE, headers=[]))
 
@@ -133,11 +135,11 @@ class _Requests(h11.Connection):
     reason of a parse error in ``error``."""
 
     error = ""
-    _may_be_empty = True  # the next line
+    _may_be_empty = True  # whether the next line may be empty
 
     @property
     def fresh(self) -> bool:
-        """Nothing of the next request has been received, not even an empty line before it."""
+        """Whether nothing of the next request has been received, not even an empty line before it."""
         return self.their_state is h11.IDLE and self._may_be_empty and not self._receive_buffer
 
     def next_event(self) -> Any:
@@ -154,25 +156,26 @@ class _Requests(h11.Connection):
             raise
 
 
-def _no_handshake(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> str:
-    """Why a request cannot begin a WebSocket; empty where it can (RFC 6455, section 4.2.1)."""
+def _handshake_error(request: h11.Request, headers: list[tuple[bytes, bytes]]) -> str:
+    """Why a request is not a valid WebSocket handshake; empty if it is one (RFC 6455, section 4.2.1)."""
     if request.http_version != b"1.1":
         return "a WebSocket needs HTTP/1.1"
     if any(name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers):
-        return "a WebSocket's handshake has no body"
+        return "a WebSocket handshake cannot have a body"
     keys = [value for name, value in headers if name == b"sec-websocket-key"]
     try:
-        right = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
+        valid = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
     except binascii.Error:
-        right = False
-    return "" if right else "Sec-WebSocket-Key must be 16 bytes in base64, once"
+        valid = False
+    return "" if valid else "there must be one Sec-WebSocket-Key, of 16 bytes in base64"
 
 
 def in_origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """The request's target as a path, and its headers.
 
     A target in absolute form, as sent to a proxy, must have the request's Host as its authority. RFC 9112, section
-    3.2.2, would ignore Host, which no honest client needs. A target of any other form is returned as it is.
+    3.2.2, says to ignore Host instead, but honest clients send the same in both. A target in any other form is returned
+    as it is.
     """
     scheme, found, _ = target.partition(b"://")
     if not found or scheme.lower() not in (b"http", b"https", b"ws", b"wss"):

@@ -27,16 +27,16 @@ from fabstird.config import ApiConfig
 
 PROBE = 5.0  # seconds between two checks whether a client that sends no more still reads
 
-# Continues with a connection that no longer speaks HTTP: with its socket, and what was read after the request
-Then = Callable[[trio.socket.SocketType, bytes], Awaitable[None]]
+# Serves a connection that no longer speaks HTTP: called with its socket and the bytes read after the request
+Successor = Callable[[trio.socket.SocketType, bytes], Awaitable[None]]
 
 
 class Connection(TCPServer):
-    """A connection that speaks HTTP/1.1 only, and ends with its client.
+    """A connection that speaks HTTP/1.1 only, and ends when its client disconnects.
 
-    hypercorn's own switches to clear-text HTTP/2 at any client's wish (trap 7). It holds a connection that the client
-    has closed for the whole `keep_alive_timeout`, and one that was reset with requests pending for ever. A thousand of
-    either would take every place there is.
+    hypercorn's own connection switches to clear-text HTTP/2 whenever a client asks for it (trap 7). It keeps a
+    connection that the client has closed for all of `keep_alive_timeout`, and one that was reset with requests pending
+    forever. A thousand of either would use up `max_http_connections`.
     """
 
     def __init__(
@@ -57,26 +57,26 @@ class Connection(TCPServer):
         super().__init__(app, config, context, ConnectionState({**state, "outbox": self.outbox}), stream)  # type: ignore[arg-type]
         self._plain = plain
         self._ended = False  # the client sends no more requests
-        self._idle = trio.CancelScope()  # ends after so long without a request
+        self._idle = trio.CancelScope()  # its deadline is when the connection has been idle for too long
         self._busy = False
         self._on_taken = on_taken
         self._readable = readable
         self._reading = trio.CancelScope()
         self._read = trio.Event()  # the socket is no longer read
-        self._answered = trio.Event()  # the last response is out
-        self.then: Then | None = None
-        self.behind = b""
+        self._answered = trio.Event()  # the last response has been sent
+        self.successor: Successor | None = None
+        self.leftover = b""  # read after the request, for the successor
 
-    async def leave(self, then: Then, *, stream: bool = False) -> None:
-        """Stop speaking HTTP: nothing more of it is sent, and ``then`` is called once the application has returned. A
-        ``stream`` is counted as such, not as a connection over HTTP."""
+    async def leave(self, successor: Successor, *, stream: bool = False) -> None:
+        """Stop speaking HTTP: ``successor`` serves the connection once the application has returned. A ``stream`` is
+        counted as a stream, no longer as a connection over HTTP."""
         self._busy, self._idle.deadline = True, math.inf
         self._reading.cancel()
         await self._read.wait()
         with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             await self.outbox.flush()
         protocol: Any = self.protocol
-        self.then, self.behind = then, bytes(protocol.connection.trailing_data[0])
+        self.successor, self.leftover = successor, bytes(protocol.connection.trailing_data[0])
         if stream:
             self._on_taken()
 
@@ -92,7 +92,7 @@ class Connection(TCPServer):
             async with Tasks() as tasks:
                 self._task_group = tasks
                 with self._reading:
-                    self.protocol = Http1(  # type: ignore[assignment]  # has all that is used of a ProtocolWrapper
+                    self.protocol = Http1(  # type: ignore[assignment]  # has everything used of a ProtocolWrapper
                         self.app,
                         self.config,
                         self.context,
@@ -113,13 +113,13 @@ class Connection(TCPServer):
         except OSError:
             pass  # the client has gone
         finally:
-            if self.then is None:
+            if self.successor is None:
                 await self._close()
             self.outbox.forget()
 
     async def protocol_send(self, event: Event) -> None:
-        if self.then is not None:
-            return  # to hypercorn, an application that has sent no response is done
+        if self.successor is not None:
+            return  # hypercorn would answer for an application that has returned without a response
         if isinstance(event, RawData):
             await self._send(event.data)
         elif isinstance(event, Updated):
@@ -162,7 +162,7 @@ class Connection(TCPServer):
                         break
             except (trio.ClosedResourceError, trio.BrokenResourceError):
                 break
-            if http.fresh and self._goes_on() and await self._answers(plain, data):
+            if http.fresh and self._keep_alive() and await self._answers(plain, data):
                 continue
             await self.protocol.handle(RawData(data))
             if not data:
@@ -171,12 +171,12 @@ class Connection(TCPServer):
             begun = min(begun, trio.current_time()) if self._in_head() else math.inf
         await self.protocol.handle(Closed())
 
-    def _goes_on(self) -> bool:
-        """The connection is kept after a response."""
+    def _keep_alive(self) -> bool:
+        """Whether the connection is kept after a response."""
         return not self.context.terminated.is_set() and self.outbox.clear
 
     async def _answers(self, plain: PlainPost, data: bytes) -> bool:
-        """Answer a plain request without hypercorn; whether ``data`` is one that can be."""
+        """Answer a plain request without hypercorn. Returns False if ``data`` is none, or cannot be answered so."""
         if (body := plain.read(data)) is None:
             return False
         self._busy, self._idle.deadline = True, math.inf
@@ -184,10 +184,10 @@ class Connection(TCPServer):
             answered = plain.answer(body) or await plain.answer_batch(body, self.outbox)
             if answered is None:
                 return False
-            response, then = answered
+            response, callbacks = answered
             await self._send(response)
-            for one in then:
-                one()
+            for callback in callbacks:
+                callback()
         finally:
             self._rest()
         if self.context.terminated.is_set():  # the server began to stop meanwhile
@@ -195,8 +195,8 @@ class Connection(TCPServer):
         return True
 
     async def _until_answered(self) -> None:
-        """Wait for the last response. The client sends no more but may still read, and only sending shows whether it
-        does: an interim response, which every HTTP/1.1 client skips."""
+        """Wait until the last response is sent. The client has closed its sending side but may still read, which only
+        sending can show: so an interim response is sent, which every HTTP/1.1 client skips."""
         http: Any = self.protocol
         pause = PROBE / 5
         while http.answering and not self.outbox.gone(half_closed=False):

@@ -27,7 +27,7 @@ from fabstird.config import ApiConfig
 from fabstird.rpc.limits import over
 
 GRACE = 0.5  # seconds for requests that are under way when the server stops
-TURNED_AWAY = 64  # connections over the limit that get an answer at a time; others are closed without one
+TURNED_AWAY = 64  # connections over the limit that get an answer at a time; further ones are closed without one
 
 
 def make_config(api: ApiConfig) -> Config:
@@ -37,9 +37,9 @@ def make_config(api: ApiConfig) -> Config:
     config.errorlog = logging.getLogger("hypercorn.error")
     config.include_server_header = False
     config.keep_alive_timeout = api.idle_timeout / 1000
-    config.keep_alive_max_requests = sys.maxsize  # hypercorn closes after 1,000 without saying so
+    config.keep_alive_max_requests = sys.maxsize  # by default hypercorn closes a connection after 1,000, unannounced
     config.graceful_timeout = GRACE
-    config.max_app_queue_size = 1  # pieces of a body, of up to 64 KiB each, that wait for the application
+    config.max_app_queue_size = 1  # pieces of a body, up to 64 KiB each, waiting for the application
     return config
 
 
@@ -51,12 +51,11 @@ async def serve(
     stop: trio.Event,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the application behind ``plain``'s guard until ``stop`` is set, then for about `GRACE` longer, whatever
-    clients do.
+    """Serve the application behind ``plain``'s guard until ``stop`` is set, then for at most about `GRACE` longer.
 
     Args:
-        plain: Answers plain requests, and holds the guard, which has the application behind it.
-        config: As `make_config` makes it.
+        plain: Answers plain requests; its guard holds the application.
+        config: From `make_config`.
         sock: A listening socket.
         stop: Set to stop serving.
         task_status: Started once connections are accepted.
@@ -70,35 +69,35 @@ async def serve(
     lifespan = Lifespan(wrapped, config, state)
 
     turned_away: set[trio.SocketStream] = set()
-    taken_over: set[trio.SocketStream] = set()  # they carry streams now, and are counted as those
+    taken_over: set[trio.SocketStream] = set()  # these carry streams now, and are counted as streams
 
     async def handle(stream: trio.SocketStream) -> None:
         limit = services.config.api.max_http_connections
-        among = turned_away if len(streams) >= limit else streams
-        among.add(stream)
+        group = turned_away if len(streams) >= limit else streams
+        group.add(stream)
         services.usage.http = len(streams)
 
-        def taken() -> None:
+        def on_taken() -> None:
             streams.discard(stream)
             taken_over.add(stream)
             services.usage.http = len(streams)
 
         try:
-            if among is streams:
+            if group is streams:
                 connection = Connection(
-                    wrapped, plain, config, services.config.api, context, state, stream, taken, allowed
+                    wrapped, plain, config, services.config.api, context, state, stream, on_taken, allowed
                 )
                 try:
                     await connection
                 finally:
-                    then, behind = connection.then, connection.behind
-                    del connection  # what it has become may last for days
-                    if then is not None:
-                        await then(stream.socket, behind)
+                    successor, leftover = connection.successor, connection.leftover
+                    del connection  # its successor may run for days
+                    if successor is not None:
+                        await successor(stream.socket, leftover)
             elif len(turned_away) <= TURNED_AWAY:
                 await turn_away(stream, over("connections over HTTP", limit, "max_http_connections"), allowed)
         finally:
-            among.discard(stream)
+            group.discard(stream)
             taken_over.discard(stream)
             services.usage.http = len(streams)
             await trio.aclose_forcefully(stream)
@@ -133,12 +132,12 @@ async def _accept(
 
 
 async def _end(connections: tuple[set[trio.SocketStream], ...], scope: trio.CancelScope) -> None:
-    """Cut what is left after `GRACE`. Only shutting the socket down wakes hypercorn's shielded send to a client that
-    does not read."""
+    """Close the connections that are left after `GRACE`. Only shutting down the socket wakes hypercorn's shielded send
+    to a client that does not read."""
     await trio.sleep(GRACE)
     for stream in [stream for streams in connections for stream in streams]:
         try:
             stream.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
-            pass  # it is gone already
+            pass  # it has already gone
     scope.cancel()

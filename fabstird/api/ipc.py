@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 log = get_logger("api.ipc")
 
 WHITE = b" \t\r\n"
-SKIPPED = 16  # times [api] max_request_bytes: the longest refused line after which a connection goes on
-STALLED = 1.0  # seconds without a byte after which the end of such a line is no longer waited for
+SKIPPED = 16  # times [api] max_request_bytes; a connection survives a refused line up to this long
+STALLED = 1.0  # seconds without a byte, after which the end of such a line is no longer awaited
 
 
 @asynccontextmanager
@@ -158,7 +158,7 @@ MOST_GROUPS = 256  # socket.getsockopt returns 1,024 bytes at most
 
 
 def _group_of(path: Path) -> int | None:
-    """The group of the socket file; None where there is none, such as for an abstract socket that systemd made."""
+    """The group of the socket file; None where there is no file, as for an abstract socket made by systemd."""
     try:
         return os.stat(path).st_gid
     except FileNotFoundError:
@@ -191,67 +191,67 @@ def _groups(sock: trio.socket.SocketType) -> tuple[int, ...]:
 async def _read_lines(
     session: Session, absence: Absence, sock: trio.socket.SocketType, api: ApiConfig, arriving: Arriving
 ) -> _Taken | None:
-    """Hand lines to the session, all that have been received at once. The last line counts even without its newline, as
+    """Pass lines to the session, all that were received together. The last line counts even without its newline, as
     ``printf | nc`` sends it. If the first line turns the connection into a stream, what follows belongs to the stream.
     """
-    limit, patience = api.max_request_bytes, api.body_timeout
-    fresh = True  # no call has been made on it
-    begun = bytearray()  # an incomplete line
+    limit, timeout = api.max_request_bytes, api.body_timeout
+    fresh = True  # no call has been made on this connection
+    partial = bytearray()  # an incomplete line
     since = 0.0  # when it began
-    behind = b""  # what was read after a line that was skipped
+    leftover = b""  # read after the end of a skipped line
     while True:
-        if behind:
-            data, behind = behind, b""
-        elif not begun:
+        if leftover:
+            data, leftover = leftover, b""
+        elif not partial:
             data = await receive(sock)
         else:
-            with arriving.until(since + patience / 1000) as scope:
+            with arriving.until(since + timeout / 1000) as scope:
                 data = await receive(sock)
             if scope.cancelled_caught:
-                slow = too_slow("the end of a line", patience, "body_timeout")
+                slow = too_slow("the end of a line", timeout, "body_timeout")
                 await _refuse(session.outbox, arriving.refusal() or slow)
                 return None
         if not data:
             break
         if fresh and b"\n" in data:
-            line, newline, rest = (bytes(begun) + data).lstrip(WHITE).partition(b"\n")
+            line, newline, rest = (bytes(partial) + data).lstrip(WHITE).partition(b"\n")
             fresh = not newline
             if newline and len(line) <= limit and _takes_over(line):
                 if (stream := await session.take_over(line, absence)) is not None:
                     return _Taken(stream, rest)
-                begun.clear()
+                partial.clear()
                 data = rest
-        *whole, rest = data.split(b"\n")
-        if whole:
-            whole[0] = bytes(begun) + whole[0]
-            begun.clear()
-        if rest and not begun:
+        *complete, rest = data.split(b"\n")
+        if complete:
+            complete[0] = bytes(partial) + complete[0]
+            partial.clear()
+        if rest and not partial:
             since = trio.current_time()
-        begun += rest
-        arriving.whole = bool(whole)
-        await _receive(session, whole, limit)
-        if whole:
+        partial += rest
+        arriving.complete = bool(complete)
+        await _receive(session, complete, limit)
+        if complete:
             arriving.leave()
-        if await arriving.came(len(begun)):
+        if await arriving.received(len(partial)):
             since = trio.current_time()
-        if len(begun) > limit:
+        if len(partial) > limit:
             fresh = False
-            found = await _skip(session.outbox, sock, begun, api)
-            if found is None:
+            after = await _skip(session.outbox, sock, partial, api)
+            if after is None:
                 return None
-            begun, behind = bytearray(), found
-    if fresh and _takes_over(bytes(begun)):
-        if (stream := await session.take_over(bytes(begun), absence)) is not None:
+            partial, leftover = bytearray(), after
+    if fresh and _takes_over(bytes(partial)):
+        if (stream := await session.take_over(bytes(partial), absence)) is not None:
             return _Taken(stream, b"")
-    elif begun.strip():
-        await session.receive([bytes(begun)])
+    elif partial.strip():
+        await session.receive([bytes(partial)])
     return None
 
 
-async def _receive(session: Session, whole: list[bytes], limit: int) -> None:
-    """Hand complete lines on. One that is too long is refused in its turn."""
+async def _receive(session: Session, complete: list[bytes], limit: int) -> None:
+    """Pass complete lines on. A line that is too long is refused in its turn."""
     ready: list[bytes] = []
-    for line in whole:
+    for line in complete:
         if len(line) > limit:
             await session.receive(ready)
             ready = []
@@ -261,25 +261,25 @@ async def _receive(session: Session, whole: list[bytes], limit: int) -> None:
     await session.receive(ready)
 
 
-async def _skip(outbox: Outbox, sock: trio.socket.SocketType, begun: bytearray, api: ApiConfig) -> bytes | None:
-    """Refuse a line that is too long, and skip it. Returns what was read after its end; None where the end does not
-    come in time, or within `SKIPPED` times the limit: the connection is then useless."""
+async def _skip(outbox: Outbox, sock: trio.socket.SocketType, partial: bytearray, api: ApiConfig) -> bytes | None:
+    """Refuse a line that is too long, and skip it. Returns the bytes read after its end; None if the end does not come
+    in time, or not within `SKIPPED` times the limit. The connection can then not be used any further."""
     limit = api.max_request_bytes
-    first, last, size = bytes(begun[:ENDS]), bytes(begun[-ENDS:]), len(begun)
-    behind: bytes | None = None
-    due = trio.current_time() + api.body_timeout / 1000
-    while behind is None and size <= SKIPPED * limit:
+    first, last, size = bytes(partial[:ENDS]), bytes(partial[-ENDS:]), len(partial)
+    after: bytes | None = None
+    deadline = trio.current_time() + api.body_timeout / 1000
+    while after is None and size <= SKIPPED * limit:
         data = b""
-        with trio.move_on_at(min(due, trio.current_time() + STALLED)):
+        with trio.move_on_at(min(deadline, trio.current_time() + STALLED)):
             data = await receive(sock)
         if not data:
             break
-        came, newline, rest = data.partition(b"\n")
-        last, size = (last + came)[-ENDS:], size + len(came)
-        behind = rest if newline else None
-    identity = id_at_the_ends(first, b"" if behind is None else last)
+        part, newline, rest = data.partition(b"\n")
+        last, size = (last + part)[-ENDS:], size + len(part)
+        after = rest if newline else None
+    identity = id_at_the_ends(first, b"" if after is None else last)
     await _refuse(outbox, _too_long(limit, size), identity)
-    return behind
+    return after
 
 
 def _too_long(limit: int, current: int) -> TooLarge:
@@ -293,7 +293,7 @@ async def _refuse(outbox: Outbox, error: FabstirError, identity: str | int | Non
 
 
 async def _turn_away(outbox: Outbox, error: FabstirError) -> None:
-    """Tell a caller that there is no room. A new socket takes so little without waiting."""
+    """Tell a caller that there are too many connections. The answer fits into a new socket's buffer."""
     try:
         with trio.move_on_after(1):
             await _refuse(outbox, error)

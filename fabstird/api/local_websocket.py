@@ -21,8 +21,8 @@ END = b'{"end":true}'  # the text message that ends one side
 class LocalWebSocket:
     """A stream over the socket of a WebSocket whose handshake is done. ``first`` was read after the handshake.
 
-    A client that closes with `RESET`, or goes without a close frame, resets the stream. Any other close ends its side;
-    what the peer then still sends resets the stream.
+    A client that closes with `RESET`, or disconnects without a close frame, resets the stream. Any other close ends its
+    side; if the peer then sends more, the stream is reset.
     """
 
     def __init__(self, sock: trio.socket.SocketType, first: bytes = b"") -> None:
@@ -30,8 +30,8 @@ class LocalWebSocket:
         self._fd = sock.fileno()
         self._frames = FrameReader()
         self._frames.feed(first)
-        self._fed = bool(first)  # a message may be waiting in it
-        self._going = b""  # the rest of frames that the socket has not taken
+        self._fed = bool(first)  # `_frames` may hold a message
+        self._unsent = b""  # frames, or their rest, that the socket has not taken
         self._pong: bytes | None = None
         self._ended = False  # the client sends no more
         self._gone = False  # it has closed the WebSocket
@@ -47,35 +47,35 @@ class LocalWebSocket:
         taken = 0
         while taken < len(data) and self._flush():
             part = data[taken : taken + FRAME]
-            self._going = frame(BINARY, part)
+            self._unsent = frame(BINARY, part)
             taken += len(part)
         self._flush()
         return taken
 
     def end(self) -> None:
         """End the peer's side. Raises OSError where the client has gone."""
-        self._going += frame(TEXT, END)
+        self._unsent += frame(TEXT, END)
         self._flush()
 
     def ping(self) -> None:
         """Send a ping, unless data waits to be sent. Raises OSError where the client has gone."""
         if self._flush() and not self._gone:
-            self._going = frame(PING, b"")
+            self._unsent = frame(PING, b"")
             self._flush()
 
     async def writable(self) -> None:
         await trio.lowlevel.wait_writable(self._fd)
 
     def _flush(self) -> bool:
-        """Write what waits; whether nothing waits any more."""
-        if not self._going and self._pong is not None:
-            self._going, self._pong = frame(PONG, self._pong), None
-        if self._going:
+        """Write what waits to be sent; returns whether all of it was written."""
+        if not self._unsent and self._pong is not None:
+            self._unsent, self._pong = frame(PONG, self._pong), None
+        if self._unsent:
             try:
-                self._going = self._going[os.write(self._fd, self._going) :]
+                self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
             except BlockingIOError:
                 pass
-        return not self._going
+        return not self._unsent
 
     # ----------------------------------------------------------------------------------------------------------------
     # From the client
@@ -89,12 +89,12 @@ class LocalWebSocket:
         the client has reset the stream."""
         if not self._fed:
             try:
-                came = os.read(self._fd, most)
+                data = os.read(self._fd, most)
             except BlockingIOError:
                 return None
-            if not came:
-                raise ConnectionResetError("the client has gone without a close frame")
-            self._frames.feed(came)
+            if not data:
+                raise ConnectionResetError("the client disconnected without a close frame")
+            self._frames.feed(data)
             self._fed = True
         return self._next(most)
 
@@ -115,7 +115,7 @@ class LocalWebSocket:
                 self._pong = data
                 self._flush()
             elif kind != PONG:
-                raise Violation("data after the end, or a text that says something else")
+                raise Violation('data after the end, or a text other than {"end":true}')
         self._fed = False
         return None
 
@@ -137,8 +137,8 @@ class LocalWebSocket:
 
     async def goodbye(self) -> None:
         """Send the rest and a close frame, then wait a moment for the client's. Closing at once could discard our last
-        words, if the client still sends."""
-        self._going += frame(CLOSE, struct.pack("!H", self._code))
+        frames if the client is still sending."""
+        self._unsent += frame(CLOSE, struct.pack("!H", self._code))
         with trio.move_on_after(GOODBYE, shield=True):
             try:
                 while not self._flush():

@@ -18,7 +18,7 @@ from fabstird.rpc.access import admit
 from fabstird.rpc.methods.table import OPENRPC
 from fabstird.rpc.services import Services
 
-MAX_BODY = 4096  # bytes: more than a code needs, and nothing else is sent here. Nobody has shown a token for it
+MAX_BODY = 4096  # bytes; enough for a code, the only body sent here. It is read before any token is checked
 
 
 def make_app(services: Services) -> QuartTrio:
@@ -78,7 +78,7 @@ def _add_page(app: QuartTrio, services: Services) -> None:
         if not files:
             return _no_page()
         body = await request.get_data()
-        assert isinstance(body, bytes), "it is not asked for as text"
+        assert isinstance(body, bytes), "as_text is not set"
         status, answer = await ui.token(services, body)
         return Response(answer, status=status, content_type="application/json", headers=ui.HEADERS)
 

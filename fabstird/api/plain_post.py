@@ -1,9 +1,9 @@
-"""Answers a plain ``POST /rpc``, as programs send it over and over, without hypercorn and h11.
+"""Answers a plain ``POST /rpc``, the request that programs send most, without hypercorn and h11.
 
 A plain request arrives complete in one read, with nothing after it and nothing unusual in its head. `Guard` and the
-dispatcher decide about it as about any other. Where they would refuse it or wait, nothing has been done yet, and the
-request goes the usual way from its first byte. So this need not agree with h11 about any request that is not plain; a
-test compares the two on those that are.
+dispatcher treat it like any other. If they would refuse it or wait, nothing has been done yet, and the request takes
+the usual way from its first byte. So this module need not agree with h11 on requests that are not plain; a test
+compares the two on those that are.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class PlainPosts:
         self._date = 0, b""
 
     def of(self, client: Any, server: Any) -> PlainPost:
-        """For one connection, whose addresses are given as in ASGI."""
+        """The answerer for one connection, whose addresses are given as in ASGI."""
         return PlainPost(self, client, server)
 
     def response(self, answer: bytes | None, allowed: dict[bytes, bytes]) -> bytes:

@@ -15,7 +15,7 @@ from fabstird.api.guard import Guard
 from fabstird.api.sockets import RECEIVE
 
 HEAD = 0.25  # seconds for the head of a request that is turned away
-READING = 0.5  # seconds for its client to read why
+READING = 0.5  # seconds for its client to read the answer
 
 Headers = dict[bytes, bytes]
 Readable = Callable[[bytes, Any], Headers]
@@ -47,7 +47,7 @@ async def turn_away(stream: trio.SocketStream, error: FabstirError, readable: Re
 
 
 def local_address(stream: Any) -> Any:
-    """The address that a connection came to, as ASGI writes it."""
+    """The local address of a connection, in ASGI's form."""
     sock = stream.socket
     return parse_socket_addr(sock.family, sock.getsockname())
 

@@ -84,8 +84,8 @@ class Session:
                 session.unsubscribe_all()
                 nursery.cancel_scope.cancel()
                 session._ended = True
-                for then in session._endings.values():
-                    then()
+                for callback in session._endings.values():
+                    callback()
 
     def end(self) -> None:
         """Cancel the task that has it open, and with it the session."""
@@ -129,12 +129,12 @@ class Session:
             return call.takeover.stream
         raise trio.BrokenResourceError("the caller has gone")
 
-    def at_end(self, key: str, then: Callable[[], None]) -> None:
-        """Call ``then`` when the connection ends, or now where it has ended. A later call with the same key replaces an
-        earlier one."""
-        self._endings[key] = then
+    def at_end(self, key: str, callback: Callable[[], None]) -> None:
+        """Call ``callback`` when the connection ends, or now if it has ended. A later call with the same key replaces
+        an earlier one."""
+        self._endings[key] = callback
         if self._ended:
-            then()
+            callback()
 
     async def receive(self, texts: Sequence[bytes]) -> None:
         """Take texts from the caller. Returns once their calls run and what was answered in place is sent; waits while
@@ -143,35 +143,35 @@ class Session:
         if len(texts) == 1 and self.answered(texts[0]):
             return
         answers: list[bytes] = []
-        then: list[Callable[[], None]] = []
+        callbacks: list[Callable[[], None]] = []
         size, turn = 0, self._services.usage.turn
         for text in texts:
             call = Call(self._services, self._caller, self, sender=self.outbox)
             answer = self._dispatcher.at_once(text, call)
             if answer is LATER:
                 if (held := self._place(text)) is None:
-                    await self._reply(answers, then)
-                    answers, then, size = [], [], 0
+                    await self._reply(answers, callbacks)
+                    answers, callbacks, size = [], [], 0
                     held = await self._wait_for_place(text)
                 call.held = held
                 self._start(text, call)
                 spent = BEGUN
             else:
-                then += call.after_reply
+                callbacks += call.after_reply
                 spent = 1
                 if answer is not None:
                     answers.append(answer)
                     size += len(answer)
                     spent += len(answer) // OF_ANSWER
             if turn.spend(spent) or size > TURN_BYTES:
-                await self._reply(answers, then)
-                answers, then, size = [], [], 0
+                await self._reply(answers, callbacks)
+                answers, callbacks, size = [], [], 0
                 await trio.lowlevel.checkpoint()
-        await self._reply(answers, then)
+        await self._reply(answers, callbacks)
 
     def answered(self, text: bytes) -> bool:
-        """Whether a text that came alone could be answered in place. If not, nothing has been done. Raises as `receive`
-        does."""
+        """Answer a single text in place. Returns False if that is not possible; nothing has been done then. Raises as
+        `receive` does."""
         if not self.outbox.clear:
             return False
         call = Call(self._services, self._caller, self, sender=self.outbox)
@@ -180,8 +180,8 @@ class Session:
             return False
         if answer is not None:
             self.outbox.write(self.framing((answer,)))
-        for then in call.after_reply:
-            then()
+        for callback in call.after_reply:
+            callback()
         if self.outbox.waiting:
             self.fall_behind()
         return True
@@ -231,12 +231,12 @@ class Session:
         if not self.outbox.clear:
             await self.outbox.flush()
 
-    async def _reply(self, answers: list[bytes], then: list[Callable[[], None]]) -> None:
-        """Send answers, then call the functions in ``then``. What they send cannot overtake the answers."""
+    async def _reply(self, answers: list[bytes], callbacks: list[Callable[[], None]]) -> None:
+        """Send answers, then call ``callbacks``: whatever those send cannot overtake the answers."""
         if answers:
             self.outbox.write(self.framing(answers))
-        for one in then:
-            one()
+        for callback in callbacks:
+            callback()
         if not self.outbox.clear:
             await self.outbox.flush()
 
@@ -285,7 +285,7 @@ class Session:
         return True
 
     def unsubscribe_all(self) -> None:
-        """Send nothing more but answers."""
+        """End all subscriptions."""
         for name in list(self._subscriptions):
             self.unsubscribe(name)
 

@@ -45,8 +45,8 @@ JSON = b"application/json"
 
 
 class StreamEndpoint:
-    """An ASGI application for requests to ``/stream``. Of the connection, the scope's ``state`` has ``upgrade``, which
-    the request asked for, and ``leave``, by which the connection is HTTP's no longer."""
+    """An ASGI application for requests to ``/stream``. The scope's ``state`` holds ``upgrade``, the upgrade that the
+    request asks for, and ``leave``, by which the connection leaves HTTP (`Connection.leave`)."""
 
     def __init__(self, services: Services, dispatcher: Dispatcher) -> None:
         self._services = services
@@ -80,9 +80,9 @@ class StreamEndpoint:
                 await _respond(send, status, msgspec.json.encode({"error": answer["error"]}))
             return
         assert answer is not None
-        then = partial(self._serve, caller.grant, stream, _head(scope, answer["result"], key), bool(key))
+        successor = partial(self._serve, caller.grant, stream, _head(scope, answer["result"], key), bool(key))
         try:
-            await scope["state"]["leave"](then, stream=True)
+            await scope["state"]["leave"](successor, stream=True)
         except BaseException:
             await stream.drop("reset")
             raise
@@ -110,7 +110,7 @@ class StreamEndpoint:
     async def _serve(
         self, grant: Grant, stream: Stream, head: bytes, messages: bool, sock: trio.socket.SocketType, first: bytes
     ) -> None:
-        """The stream on a connection that is HTTP's no longer, as ``messages`` or as it is."""
+        """Serve the stream on a connection that has left HTTP: as WebSocket ``messages``, or as plain bytes."""
         try:
             await _sent(sock, head)
             async with trio.open_nursery() as nursery:
@@ -142,8 +142,8 @@ def _head(scope: Scope, result: dict[str, Any], key: bytes) -> bytes:
         b"Fabstir-Peer-Id: " + result["peerId"].encode(),
         b"Fabstir-Protocol: " + result["protocol"].encode(),
     ]
-    behind = frame(TEXT, msgspec.json.encode(result)) if key else b""
-    return b"\r\n".join(lines) + b"\r\n\r\n" + behind
+    message = frame(TEXT, msgspec.json.encode(result)) if key else b""
+    return b"\r\n".join(lines) + b"\r\n\r\n" + message
 
 
 async def _sent(sock: trio.socket.SocketType, data: bytes) -> None:
@@ -175,7 +175,7 @@ def _asked(query: bytes) -> tuple[str, dict[str, Any]]:
         if name not in ("peerId", "protocol", "streamId", "timeout"):
             raise InvalidParams(f'Invalid params: unknown parameter "{name[:64]}"', param=name[:64])
         if len(values) > 1 and name != "protocol":
-            raise InvalidParams(f"Invalid params: {name} is there twice", param=name)
+            raise InvalidParams(f"Invalid params: {name} is given twice", param=name)
     if "streamId" in given:
         if len(given) > 1:
             raise InvalidParams("Invalid params: streamId cannot be combined with other parameters", param="streamId")

@@ -51,7 +51,7 @@ async def token(services: Services, body: bytes) -> tuple[int, bytes]:
     code = codes.find(given)
     if code is None or not codes.use(code):
         log.info("a code for the page was refused")
-        words = "this code is used up or too old; run `fabstir ui` again"
+        words = "this code has been used or has expired; run `fabstir ui` again"
         return 403, msgspec.json.encode({"error": words})
     try:
         made = await services.tokens.create(f"{TOKEN_NAME}{secrets.token_hex(4)}", code.access, None, LIFETIME)

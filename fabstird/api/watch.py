@@ -1,6 +1,7 @@
-"""A watch over the WebSockets on which calls are made: they are pinged, and closed when what allows them has ended.
+"""Pings the WebSockets on which calls are made, and closes them when their grant ends.
 
-One task pings them all, and one waits for each grant: tasks for each WebSocket would be a third of what it takes.
+One task pings all of them, and one task for each grant waits for its end. Tasks for each WebSocket would be a third of
+its cost.
 """
 
 from __future__ import annotations
@@ -20,36 +21,37 @@ GOING_AWAY, POLICY_VIOLATION = 1001, 1008  # close codes, RFC 6455
 
 class Watched(Protocol):
     def ping(self) -> None:
-        """Send something. Raises `trio.BrokenResourceError` and `trio.ClosedResourceError` where it has gone."""
+        """Send a ping. Raises `trio.BrokenResourceError` and `trio.ClosedResourceError` where the client has gone."""
 
-    def end(self, code: int, why: str) -> None:
-        """Have it closed."""
+    def end(self, code: int, reason: str) -> None:
+        """Close it, with a close code and a reason."""
 
 
 @dataclass(slots=True)
 class _Holders:
-    """Of a grant, and the scope of the task that waits for its end."""
+    """The WebSockets that use a grant, and the scope of the task that waits for its end."""
 
     waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
     watched: set[Watched] = field(default_factory=set)
 
 
 class Watch:
-    """Its tasks run in ``nursery``. Each is pinged every ``interval`` seconds: a proxy cuts what is silent for a while,
-    often for 60 s."""
+    """Runs its tasks in ``nursery``. Each WebSocket is pinged every ``interval`` seconds, because proxies close silent
+    connections, often after 60 s."""
 
     def __init__(self, nursery: trio.Nursery, fence: Fence, interval: float) -> None:
         self._nursery = nursery
         self._fence = fence
         self._interval = interval
-        self._due: dict[Watched, float] = {}  # when to ping; the next one first, since all wait equally long
-        self._some = trio.Event()
+        self._due: dict[Watched, float] = {}  # when to ping; in order, since the interval is the same for all
+        self._some = trio.Event()  # there is something to ping
         self._holders: dict[Grant, _Holders] = {}
         self._stopping = ""
         fence.keep(nursery, "caller", self._ping)
 
     @contextmanager
     def over(self, watched: Watched, grant: Grant) -> Iterator[None]:
+        """Watch a WebSocket until the context is left."""
         self._due[watched] = trio.current_time() + self._interval
         self._some.set()
         holders = self._holders.get(grant)
@@ -68,11 +70,11 @@ class Watch:
                 del self._holders[grant]
                 holders.waiting.cancel()
 
-    def stop(self, why: str) -> None:
-        """Close them all, and those that still come."""
-        self._stopping = why
+    def stop(self, reason: str) -> None:
+        """Close all WebSockets, and any that are added later."""
+        self._stopping = reason
         for watched in list(self._due):
-            watched.end(GOING_AWAY, why)
+            watched.end(GOING_AWAY, reason)
 
     async def _ping(self) -> None:
         while True:
@@ -88,12 +90,12 @@ class Watch:
                 try:
                     watched.ping()
                 except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    del self._due[watched]  # it has gone, which its reader sees
+                    del self._due[watched]  # it has gone; its reader notices too
 
     async def _wait(self, grant: Grant, holders: _Holders) -> None:
         with holders.waiting:
-            why = await grant.wait_ended()
-            if self._holders.get(grant) is holders:  # else the last of them has just gone
+            reason = await grant.wait_ended()
+            if self._holders.get(grant) is holders:  # otherwise the last holder has just gone
                 del self._holders[grant]
             for watched in list(holders.watched):
-                watched.end(POLICY_VIOLATION, why)
+                watched.end(POLICY_VIOLATION, reason)

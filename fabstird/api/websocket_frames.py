@@ -64,7 +64,7 @@ def _sizes(head: bytes | bytearray) -> tuple[int, int] | None:
     return end, int.from_bytes(head[2 : 2 + wide], "big") if wide else size
 
 
-def whole_texts(data: bytes, at: int, count: int, longest: int) -> tuple[list[bytes], int]:
+def complete_texts(data: bytes, at: int, count: int, longest: int) -> tuple[list[bytes], int]:
     """The complete text messages in ``data``.
 
     Args:
@@ -122,7 +122,7 @@ class Sizes:
 
     @property
     def between(self) -> bool:
-        """The next byte begins a message, or a control frame between messages."""
+        """Whether the next byte begins a message, or a control frame between messages."""
         return not (self.left or self._head or self._in_message)
 
     def feed(self, data: bytes) -> int:
@@ -159,7 +159,7 @@ class FrameReader:
     """Parses frames: `feed` takes bytes received, `next` returns pieces."""
 
     def __init__(self) -> None:
-        self._came = bytearray()
+        self._received = bytearray()
         self._message = 0  # TEXT or BINARY while a fragmented message is under way
         self._kind = CONTINUATION  # of the frame being read, or of its message
         self._final = True  # it is the last frame of its message
@@ -168,7 +168,7 @@ class FrameReader:
         self._text = bytearray()
 
     def feed(self, data: bytes) -> None:
-        self._came += data
+        self._received += data
 
     def next(self, most: int) -> tuple[int, bytes] | None:
         """The next piece, of ``most`` bytes at most, of a binary message, or a complete text message or control frame;
@@ -177,10 +177,10 @@ class FrameReader:
             if self._left < 0 and not self._head():
                 return None
             if self._kind >= CLOSE:
-                if len(self._came) < self._left:
+                if len(self._received) < self._left:
                     return None
                 return self._kind, self._payload(self._left)
-            if self._left and not self._came:
+            if self._left and not self._received:
                 return None
             piece = self._payload(min(self._left, most))
             if self._kind == BINARY:
@@ -194,26 +194,26 @@ class FrameReader:
 
     def _head(self) -> bool:
         """Read the head of a frame if it is complete."""
-        came = self._came
-        if len(came) >= 2 and (came[0] & _RESERVED or not came[1] & _MASKED):
+        received = self._received
+        if len(received) >= 2 and (received[0] & _RESERVED or not received[1] & _MASKED):
             raise Violation("a frame that is not masked, or of an extension")
-        sizes = _sizes(came)
+        sizes = _sizes(received)
         if sizes is None:
             return False
         end, size = sizes
-        self._begin(came[0] & 0x0F, bool(came[0] & _FINAL), size)
-        self._mask = bytes(came[end - 4 : end])
-        del came[:end]
+        self._begin(received[0] & 0x0F, bool(received[0] & _FINAL), size)
+        self._mask = bytes(received[end - 4 : end])
+        del received[:end]
         return True
 
     def _begin(self, kind: int, final: bool, size: int) -> None:
         if kind in (CLOSE, PING, PONG):
             if size > MAX_CONTROL or not final:
-                raise Violation("a control frame that is too long, or in parts")
+                raise Violation("a control frame that is too long, or fragmented")
             self._kind = kind
         elif kind in (TEXT, BINARY, CONTINUATION):
             if (kind == CONTINUATION) is not bool(self._message):
-                raise Violation("a message within a message, or the rest of none")
+                raise Violation("a new message inside a fragmented one, or a continuation of none")
             self._kind = kind or self._message
             self._final = final
             self._message = 0 if final else self._kind
@@ -225,12 +225,12 @@ class FrameReader:
 
     def _payload(self, size: int) -> bytes:
         """Up to ``size`` bytes of the frame's payload, unmasked."""
-        piece = bytes(self._came[:size])
-        del self._came[: len(piece)]
+        piece = bytes(self._received[:size])
+        del self._received[: len(piece)]
         self._left -= len(piece)
         unmasked = _unmasked(piece, self._mask)
-        turn = len(piece) % 4
-        self._mask = self._mask[turn:] + self._mask[:turn]
+        offset = len(piece) % 4
+        self._mask = self._mask[offset:] + self._mask[:offset]
         if not self._left:
             self._left = -1
         return unmasked

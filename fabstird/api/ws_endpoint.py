@@ -1,4 +1,4 @@
-"""``GET /ws``: a connection to the HTTP endpoint becomes a WebSocket, on which calls are made and events told."""
+"""``GET /ws``: turns a connection to the HTTP endpoint into a WebSocket for calls and events."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ INTERNAL_ERROR = 1011  # a close code, RFC 6455
 
 
 class WebSockets:
-    """An application for handshakes that are right, but for what the guard has to say. It answers by having the
-    connection leave HTTP, for a task that is the connection's alone and keeps nothing of the request."""
+    """An application for valid handshakes that the guard has let through. The connection leaves HTTP, and its task then
+    serves the WebSocket and keeps nothing of the request."""
 
     def __init__(self, services: Services, dispatcher: Dispatcher, fanout: Fanout, watch: Watch) -> None:
         self._services = services
@@ -43,39 +43,42 @@ class WebSockets:
         await scope["state"]["leave"](partial(self._serve, caller_of("ws", scope), head))
 
     async def _serve(self, caller: Caller, head: bytes, sock: trio.socket.SocketType, first: bytes) -> None:
-        """One WebSocket, until its client or the daemon ends it; the close frame says which (trap 6)."""
+        """Serve one WebSocket until its client or the daemon ends it; the close frame says why (trap 6)."""
         api = self._services.config.api
         outbox = Outbox(sock, api.max_send_queue_bytes, api.send_timeout / 1000, self._services.usage.unsent)
         arriving = self._services.usage.arrival(caller.identity)
         websocket = WebSocket(sock, outbox, api.max_request_bytes, arriving)
-        talk = _Conversation(websocket)
+        conversation = _Conversation(websocket)
         try:
             try:
-                await self._converse(caller, talk, outbox, head, first)
+                await self._converse(caller, conversation, outbox, head, first)
             except* (trio.BrokenResourceError, trio.ClosedResourceError):
                 pass  # the client has gone, or does not read
             except* Exception:
                 log.exception("a WebSocket failed")
-                talk.code, talk.reason = INTERNAL_ERROR, "internal error"
-            await _part(websocket, talk.code, talk.reason)
+                conversation.code, conversation.reason = INTERNAL_ERROR, "internal error"
+            await _close(websocket, conversation.code, conversation.reason)
         finally:
             arriving.leave()
             outbox.forget()
 
-    async def _converse(self, caller: Caller, talk: _Conversation, outbox: Outbox, head: bytes, first: bytes) -> None:
-        """The handshake's answer goes out when all that follows is there, so that a call right behind it is not kept
-        waiting."""
+    async def _converse(
+        self, caller: Caller, conversation: _Conversation, outbox: Outbox, head: bytes, first: bytes
+    ) -> None:
+        """Answer the handshake, then serve calls. The answer is sent only once everything is set up, so a call right
+        behind the handshake does not wait."""
         services = self._services
         async with Session.open(services, self._dispatcher, caller, outbox, frames, self._fanout) as session:
             with services.bridge.client(partial(_push, outbox), caller.grant) as bridged:
-                talk.session, talk.bridged = session, bridged
-                with self._watch.over(talk, caller.grant):
+                conversation.session, conversation.bridged = session, bridged
+                with self._watch.over(conversation, caller.grant):
                     outbox.write(head)
-                    await talk.websocket.read(first, talk)
+                    await conversation.websocket.read(first, conversation)
 
 
 class _Conversation:
-    """What is said on a WebSocket; and why it ends, where it is not the client that ends it."""
+    """Passes the messages of a WebSocket to its session and to the bridge. ``code`` and ``reason`` are for the close
+    frame if the daemon ends it; ``code`` is 0 if the client does."""
 
     __slots__ = ("bridged", "code", "reason", "session", "websocket")
 
@@ -89,11 +92,11 @@ class _Conversation:
 
     def at_once(self, message: bytes) -> bool:
         if not self.session.answered(message):
-            return False  # `take` hears it
+            return False  # it comes again in `receive`
         self.bridged.heard(message)
         return True
 
-    async def take(self, messages: Sequence[bytes]) -> None:
+    async def receive(self, messages: Sequence[bytes]) -> None:
         for message in messages:
             self.bridged.heard(message)
         await self.session.receive(messages)
@@ -110,8 +113,9 @@ def _push(outbox: Outbox, message: bytes) -> None:
     outbox.write(frames([message]))
 
 
-async def _part(websocket: WebSocket, code: int, reason: str) -> None:
-    """Close it in words, where the client has not. A stop waits for nobody."""
+async def _close(websocket: WebSocket, code: int, reason: str) -> None:
+    """Close the WebSocket with a code and a reason, unless the client has closed it. When the daemon stops, the client
+    is given no time to read them."""
     try:
         if code:
             websocket.end(code, reason)

@@ -1,9 +1,9 @@
-"""Texts that are on their way: the long ones of all callers together have so many places, each for a text of the
-largest size that is allowed.
+"""Bounds the memory of texts that are still arriving. All callers share a limited number of places for long texts, each
+large enough for the largest text allowed.
 
-Who needs a place and finds none is not read until there is one. A text that has had its place for a while and has still
-not come whole gives it up where others wait: first those of the caller that has most places, of these the one that has
-taken longest. So a caller that sends halves of texts, over however many connections, keeps nobody waiting for long.
+A connection that needs a place and finds none is not read until one is free. A text that has held its place for a while
+and is still incomplete loses it if others wait: first a text of the caller with the most places, and of these the one
+that has taken longest. So a caller that sends incomplete texts, on however many connections, delays nobody for long.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import trio
 
 from fabstir_client.api.errors import LimitExceeded
 
-SHORT = 64 * 1024  # bytes of a text that may have come on any connection
-LONG = 16 * 1024 * 1024  # bytes of texts that are on their way and longer than that
-PATIENCE = 5.0  # seconds that a text has to come whole before others get its place
+SHORT = 64 * 1024  # bytes of an incomplete text that any connection may hold without a place
+LONG = 16 * 1024 * 1024  # bytes for all longer texts together
+PATIENCE = 5.0  # seconds that a text has to arrive before it can lose its place
 
 
 class Room:
@@ -26,83 +26,86 @@ class Room:
 
     def __init__(self, longest: int) -> None:
         self.count = max(4, LONG // longest)
-        self._held: dict[Arriving, float] = {}  # since when, the first to come first
+        self._held: dict[Arriving, float] = {}  # since when; oldest first
         self._waiting: dict[Arriving, trio.Event] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def __contains__(self, one: Arriving) -> bool:
-        return one in self._held
+    def __contains__(self, arriving: Arriving) -> bool:
+        return arriving in self._held
 
-    async def take(self, one: Arriving) -> None:
-        """Return once it has a place; `leave` is called in any case."""
-        self._waiting[one] = granted = trio.Event()
+    async def take(self, arriving: Arriving) -> None:
+        """Wait for a place. The caller calls `leave` in any case."""
+        self._waiting[arriving] = granted = trio.Event()
         self._hand_out()
         try:
             while not granted.is_set():
-                with trio.move_on_at(self._due()):
+                with trio.move_on_at(self._next_overdue()):
                     await granted.wait()
                 if not granted.is_set():
-                    self._clear()
+                    self._evict()
         finally:
-            self._waiting.pop(one, None)
+            self._waiting.pop(arriving, None)
 
-    def leave(self, one: Arriving) -> None:
-        """It needs its place no longer; does nothing where it has none."""
-        if self._held.pop(one, None) is not None:
+    def leave(self, arriving: Arriving) -> None:
+        """Free a text's place; does nothing if it has none."""
+        if self._held.pop(arriving, None) is not None:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Free places, to the callers that have fewest."""
+        """Give free places to waiting texts, those of the callers with the fewest places first."""
         while self._waiting and len(self._held) < self.count:
-            have = Counter(one.caller for one in self._held)
-            one = min(self._waiting, key=lambda one: have[one.caller])
-            self._held[one] = trio.current_time()
-            self._waiting.pop(one).set()
+            places = Counter(arriving.caller for arriving in self._held)
+            chosen = min(self._waiting, key=lambda arriving: places[arriving.caller])
+            self._held[chosen] = trio.current_time()
+            self._waiting.pop(chosen).set()
 
-    def _due(self) -> float:
-        """When the next one has had its place for long enough."""
-        return min((since for one, since in self._held.items() if not one.whole), default=math.inf) + PATIENCE
+    def _next_overdue(self) -> float:
+        """When the next incomplete text will have held its place for `PATIENCE`."""
+        incomplete = (since for arriving, since in self._held.items() if not arriving.complete)
+        return min(incomplete, default=math.inf) + PATIENCE
 
-    def _clear(self) -> None:
-        """Have one give its place up, if one has had it for long enough."""
-        due, have = trio.current_time() - PATIENCE, Counter(one.caller for one in self._held)
-        slow = [one for one, since in self._held.items() if since <= due and not one.whole]
-        if slow:
-            max(slow, key=lambda one: have[one.caller]).give_up()
+    def _evict(self) -> None:
+        """Make one overdue text give up its place, if there is one."""
+        latest = trio.current_time() - PATIENCE
+        places = Counter(arriving.caller for arriving in self._held)
+        overdue = [arriving for arriving, since in self._held.items() if since <= latest and not arriving.complete]
+        if overdue:
+            max(overdue, key=lambda arriving: places[arriving.caller]).give_up()
 
 
 class Arriving:
-    """The text that comes on one connection of a ``caller``. Once it is long it needs a place, and keeps it until
-    `leave`. Where others get that, the scope of `until` is cancelled."""
+    """The text arriving on one connection of a ``caller``. A long text needs a place, which it keeps until `leave`. If
+    it has to give the place up to another, the scope of `until` is cancelled."""
 
     def __init__(self, room: Room, caller: Hashable) -> None:
         self.caller = caller
-        self.whole = False  # it has come to its end, and keeps its place until it is taken
+        self.complete = False  # all of it has arrived; it then keeps its place until `leave`
         self.refused = False
         self._room = room
         self._scope: trio.CancelScope | None = None
 
-    async def came(self, size: int) -> bool:
-        """So many bytes have come of it; returns when more may. Whether it had to have a place for that."""
+    async def received(self, size: int) -> bool:
+        """Note that ``size`` bytes of the text have arrived, and wait until more may be read. Returns whether it had to
+        take a place."""
         if size <= SHORT or self in self._room:
             return False
-        self.refused = self.whole = False
+        self.refused = self.complete = False
         await self._room.take(self)
         return True
 
-    def until(self, due: float) -> trio.CancelScope:
-        """For reading more of it, until a time of trio's clock."""
-        self._scope = trio.CancelScope(deadline=due)
+    def until(self, deadline: float) -> trio.CancelScope:
+        """A scope for reading more of the text, until a time of trio's clock."""
+        self._scope = trio.CancelScope(deadline=deadline)
         return self._scope
 
     def refusal(self) -> LimitExceeded | None:
-        """Why it was given up, if it was."""
+        """The error for a text that had to give up its place; None if it did not."""
         if not self.refused:
             return None
         count = self._room.count
-        words = f"{count} long texts are on their way, and others wait for the place of this one, which takes too long"
+        words = f"{count} long texts are arriving, this one takes too long, and others wait for its place"
         return LimitExceeded(words, limit=count, current=count, configKey="api.max_request_bytes")
 
     def give_up(self) -> None:
@@ -112,6 +115,6 @@ class Arriving:
             self._scope.cancel()
 
     def leave(self) -> None:
-        """It was taken, or never will be."""
-        self.whole = False
+        """Free the place: the text was handled, or never will be."""
+        self.complete = False
         self._room.leave(self)

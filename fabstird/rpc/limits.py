@@ -89,7 +89,7 @@ class Usage:
     turn: Turn = field(default_factory=lambda: Turn(TURN))
     memory: Memory = field(default_factory=Memory)
     unsent: Unsent = field(default_factory=Unsent)
-    arriving: Room | None = None  # for long texts that are on their way
+    arriving: Room | None = None  # for long texts that are arriving
 
     def fit(self, api: ApiConfig) -> None:
         """Set the bounds for all callers together that follow from those of one."""

@@ -37,7 +37,7 @@ async def state(running: Process) -> Any:
 WORDS = {
     "host": "this Host is not in [api] allowed_hosts",
     "origin": "this Origin is not in [api] allowed_origins",
-    "token": "the token is not good: this daemon never made it, or it was revoked",
+    "token": "the token is not valid: this daemon never issued it, or it was revoked",
     "type": "the content type must be application/json",
     "size": f'{{"message":"a body of more than {LIMIT} bytes","code":"TOO_LARGE","retryable":false,"limit":{LIMIT},'
     f'"current":{LIMIT + 1},"configKey":"api.max_request_bytes"}}',

@@ -77,6 +77,6 @@ def test_what_is_no_socket(tmp_path: Path) -> None:
         check=False,
     )
     assert ran.stderr.endswith(
-        "BindError: the socket unit passes something that is no socket (Socket operation on non-socket); "
+        "BindError: the socket unit passes something that is not a socket (Socket operation on non-socket); "
         "it may have ListenStream= only\n"
     )

@@ -1,4 +1,4 @@
-"""Long texts that are on their way: all callers share the places, and who does not come to an end loses its one."""
+"""Long texts that are arriving: all callers share the places, and an incomplete text loses its place to others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LONGEST = LONG // 4  # so that there are four places
 
 async def begun(room: Room, caller: str) -> Arriving:
     one = Arriving(room, caller)
-    assert await one.came(SHORT + 1)
+    assert await one.received(SHORT + 1)
     await trio.sleep(0.1)
     return one
 
@@ -24,9 +24,9 @@ async def begun(room: Room, caller: str) -> Arriving:
 async def test_a_short_text_needs_no_place_and_a_long_one_has_one_of_its_own(autojump_clock: Clock) -> None:
     room = Room(LONGEST)
     short = Arriving(room, "us")
-    assert not await short.came(SHORT)
+    assert not await short.received(SHORT)
     long = await begun(room, "us")
-    assert not await long.came(2 * SHORT), "it has it"
+    assert not await long.received(2 * SHORT), "it has it"
     assert (len(room), room.count) == (1, 4)
     long.leave()
     long.leave()
@@ -96,7 +96,7 @@ async def test_what_has_come_whole_keeps_its_place_until_it_is_taken(autojump_cl
     room = Room(LONGEST)
     held = [await begun(room, "us") for _ in range(4)]
     for one in held:
-        one.whole = True
+        one.complete = True
     with trio.move_on_after(10 * PATIENCE) as waited:
         await begun(room, "other")
     assert waited.cancelled_caught
@@ -110,7 +110,7 @@ async def test_who_gives_up_waiting_leaves_nothing_behind(autojump_clock: Clock)
     held = [await begun(room, "us") for _ in range(4)]
     waiting = Arriving(room, "other")
     with trio.move_on_after(1):
-        await waiting.came(SHORT + 1)
+        await waiting.received(SHORT + 1)
     waiting.leave()
     held[0].leave()
     assert len(room) == 3

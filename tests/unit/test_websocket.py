@@ -25,8 +25,8 @@ MOST = 1000
 WITHIN = 20.0  # seconds
 
 
-class Taken:
-    """Takes messages that come alone without waiting, but for ``slow``."""
+class Received:
+    """Handles single messages without waiting, unless ``slow``."""
 
     def __init__(self, *, slow: bool = False) -> None:
         self.messages: list[bytes] = []
@@ -37,7 +37,7 @@ class Taken:
             self.messages.append(message)
         return not self.slow
 
-    async def take(self, messages: Sequence[bytes]) -> None:
+    async def receive(self, messages: Sequence[bytes]) -> None:
         await trio.lowlevel.checkpoint()
         self.messages += messages
 
@@ -55,17 +55,17 @@ async def websocket() -> AsyncIterator[tuple[WebSocket, trio.SocketStream]]:
 async def conversation(wire: bytes, first: int = 0, *, slow: bool = False) -> tuple[list[bytes], bytes]:
     """The messages that a client gets across which sends this and ends, ``first`` bytes of it behind its handshake, and
     what it is sent."""
-    taken = Taken(slow=slow)
+    received = Received(slow=slow)
     async with websocket() as (server, client):
         await client.send_all(wire[first:])
         await client.send_eof()
-        await server.read(wire[:first], taken)
+        await server.read(wire[:first], received)
         if server.ended:
             await server.leave(linger=False)
         sent = b""
         with suppress(BlockingIOError):
             sent = os.read(client.socket.fileno(), 65536)
-    return taken.messages, sent
+    return received.messages, sent
 
 
 def by_wsproto(wire: bytes) -> tuple[list[bytes], int | None]:
@@ -128,11 +128,11 @@ def test_what_is_handed_over_is_what_wsproto_finds(parts: list[bytes], cut: int,
 )
 async def test_a_message_that_is_too_long_is_refused_by_what_its_heads_say(wire: bytes) -> None:
     async with websocket() as (server, client):
-        taken = Taken()
+        received = Received()
         await client.send_all(masked(TEXT, b"y" * MOST) + wire)
-        await server.read(b"", taken)
+        await server.read(b"", received)
         assert server.ended
-        assert taken.messages == [b"y" * MOST]
+        assert received.messages == [b"y" * MOST]
         sent = await client.receive_some()
         assert closing(sent) == 1009
         assert sent.endswith(b"[api] max_request_bytes allows 1000 bytes")

@@ -21,8 +21,8 @@ from fabstird.api.websocket_frames import (
     Sizes,
     Violation,
     accept_key,
+    complete_texts,
     frame,
-    whole_texts,
 )
 
 
@@ -100,7 +100,7 @@ def test_texts_that_go_past_wsproto_are_those_that_it_would_give(
 ) -> None:
     wire = b"".join(parts)
     wire = wire[: len(wire) - cut]
-    texts, after = whole_texts(wire, 0, count, longest)
+    texts, after = complete_texts(wire, 0, count, longest)
     assert len(texts) <= count
     wsproto = Connection(ConnectionType.SERVER)
     wsproto.receive_data(wire[:after])
