@@ -103,7 +103,7 @@ def test_the_last_moments(tmp_path: Path) -> None:
 def test_other_commands_die_of_an_interrupt_without_a_word(tmp_path: Path, command: str) -> None:
     more = ("--data-dir", str(tmp_path)) if command == "id" else ()
     process = subprocess.Popen(
-        words("fabstird", command, *more), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        words("fabstird", command, *more), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     # Python catches it when it starts; from the entry's first instructions on it has its usual effect
     wait_until(lambda: process.poll() is not None or catches(process.pid), within=WITHIN)
