@@ -280,7 +280,7 @@ class Metrics(Record, frozen=True):
     bytes_received: int  # by connections, on the wire
     bytes_sent: int  # by connections, on the wire
     bounds: dict[str, Bound]  # everything that is bounded in number
-    mdns: dict[str, int]  # messages by what became of them: sent, send_failed, received, garbage, throttled
+    mdns: dict[str, int]  # messages by what became of them: sent, sendFailed, received, garbage, throttled
     throttled_connections: int = 0  # refused ones whose IP address came more often than `max_new_per_ip`
     streams: StreamTotals | None = None  # of users, byte for byte; left out by a daemon that does not count them
     start_time: int | None = None

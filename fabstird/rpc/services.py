@@ -28,6 +28,8 @@ from fabstird.rpc.ui_codes import UiCodes
 from fabstird.rpc.waits import MOST as MAX_WAITS
 from fabstird.rpc.waits import Waits
 
+_KEYS = {"send_failed": "sendFailed"}  # labels of metrics, as they are spelled in results
+
 
 def ipc_group_grant(level: str) -> Grant:
     """The grant of members of the IPC socket's group. ``level`` is ``[api] ipc_group_access``."""
@@ -115,7 +117,7 @@ class Services:
             bytes_sent=totals.bytes_sent,
             streams=node.streams(),
             bounds=self.bounds(),
-            mdns=dict(counters.mdns),
+            mdns={_KEYS.get(kind, kind): count for kind, count in counters.mdns.items()},
             start_time=node.view.started_at,
             uptime=node.view.uptime,
         )

@@ -117,6 +117,7 @@ async def test_every_method_gives_what_the_contract_says(plain: Process, transpo
         assert (metrics["connected"], metrics["connections"], metrics["totalPeers"]) == (True, 1, 1)
         assert metrics["connectedPeers"] == [peer.peer_id]
         assert metrics["outboundConnections"] + metrics["inboundConnections"] == metrics["successfulConnections"] > 0
+        keys(metrics["mdns"], "sent sendFailed received garbage throttled")
 
         pong = await result(ask, "ping", params(peerId=peer.peer_id, timeout=30000))
         held(pong, types.PingResult)

@@ -111,6 +111,10 @@ async def test_the_node_itself_is_no_peer(plain: Process) -> None:
         status = await result(ask, "status")
         for target in (status["peerId"], status["listenAddresses"][0]):
             assert (await error(ask, "connect", [target])).data == {"param": "address"}
+        own = status["peerId"]
+        assert (await error(ask, "request", [own, "/echo/1.0.0", ""])).data == {"param": "peerId"}
+    async with asking(plain, "ipc") as ask:
+        assert (await error(ask, "stream.open", [own, "/echo/1.0.0"])).data == {"param": "peerId"}
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)

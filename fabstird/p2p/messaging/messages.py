@@ -303,7 +303,7 @@ async def request(
     try:
         with trio.fail_after(timeout / 1000):
             if not host.links(peer_id):
-                await commands.connect(peer_id, timeout)
+                await commands.connect(peer_id, timeout, param="peerId")
             async with host.stream(peer_id, protocol) as stream:
                 answer = await _exchange(stream, frame(data, framing), framing, limits.max_message_bytes)
     except trio.TooSlowError as error:

@@ -61,13 +61,14 @@ class Commands:
     # ----------------------------------------------------------------------------------------------------------------
     # Connections; the caller has checked that the node is started
 
-    async def connect(self, target: str, timeout: int | None) -> ConnectResult:
+    async def connect(self, target: str, timeout: int | None, param: str = "address") -> ConnectResult:
         """Connect to a multiaddr with ``/p2p/``, or to a peer id whose addresses are known. A back-off is bypassed, and
         a dial under way is joined. A direct address is dialled even if the peer is connected through a relay.
 
         Args:
             target: A multiaddr or a peer id.
             timeout: The deadline of the call, in ms.
+            param: What `InvalidParams` names: the parameter that ``target`` came in.
 
         Raises:
             InvalidParams: ``target`` is neither.
@@ -77,7 +78,7 @@ class Commands:
             DialFailed: No address connects; it has the error of each.
         """
         connections = self._running
-        peer_id, addresses = self._targets(target)
+        peer_id, addresses = self._targets(target, param)
         # A relayed link does not satisfy a caller that asks for a direct one
         direct = is_address(target) and parse(target).relay is None
         for link in sorted(connections.links(peer_id), key=lambda link: link.relayed):
@@ -93,16 +94,16 @@ class Commands:
             return ConnectResult(peer_id=peer_id, address=link.address, direction="outbound", already_connected=False)
         raise DeadlineExceeded(f"not connected to {peer_id} within {limit} ms", peerId=peer_id, timeout=limit)
 
-    def _targets(self, target: str) -> tuple[str, list[str]]:
+    def _targets(self, target: str, param: str) -> tuple[str, list[str]]:
         if is_address(target):
-            peer_id, address = _address("address", target)
+            peer_id, address = _address(param, target)
             addresses = [address]
         else:
-            peer_id = _peer_id("address", target)
+            peer_id = _peer_id(param, target)
             heard = self._running.nearby.find(peer_id)
             addresses = list(dict.fromkeys([*(heard.addresses if heard else []), *self._book.addresses(peer_id)]))
         if peer_id == self._own_id:
-            raise InvalidParams(f"address: {peer_id} is this node itself", param="address")
+            raise InvalidParams(f"{param}: {peer_id} is this node itself", param=param)
         return peer_id, addresses
 
     async def _first(self, peer_id: str, addresses: list[str]) -> Link:

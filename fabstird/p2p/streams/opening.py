@@ -65,7 +65,7 @@ async def open_to(
     try:
         with trio.fail_after(timeout / 1000):
             if not host.links(peer_id):
-                await commands.connect(peer_id, timeout)
+                await commands.connect(peer_id, timeout, param="peerId")
             link = _best(host.links(peer_id), peer_id)
             opened = await open_stream(link, protocols)
     except BaseException as error:

@@ -749,7 +749,7 @@ export interface Metrics {
   bytesSent: number;
   /** everything that is bounded in number */
   bounds: Record<string, Bound>;
-  /** messages by what became of them: sent, send_failed, received, garbage, throttled */
+  /** messages by what became of them: sent, sendFailed, received, garbage, throttled */
   mdns: Record<string, number>;
   /** refused ones whose IP address came more often than `max_new_per_ip` */
   throttledConnections?: number | undefined;
