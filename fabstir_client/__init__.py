@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _ERRORS = (
     "BadAnswer ClientTimeout ConnectionLost DaemonUnreachable DeadlineExceeded DialFailed FabstirError FeatureDisabled "
     "Forbidden InternalError InvalidConfig InvalidParams InvalidRequest InvalidState LimitExceeded ListenFailed "
-    "MethodNotFound NodeNotRunning ParseError PeerNotFound RpcError StreamFailed TooLarge"
+    "MethodNotFound NodeNotRunning ParseError PeerNotFound RpcError StreamFailed StreamReset TooLarge"
 )
 _HOMES = {
     **dict.fromkeys(("Client", "connect"), "_async.client"),

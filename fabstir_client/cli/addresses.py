@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import string
 
 ALPHABET = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 LONGEST = 128  # characters of a peer id
 SHA2_256, IDENTITY = 0x12, 0x00  # multihash codes
+CID_OF_A_KEY = b"\x01\x72"  # version 1, codec libp2p-key
 
 
 def fault(address: str) -> str | None:
@@ -25,7 +28,7 @@ def fault(address: str) -> str | None:
         following = parts[at + 1]
         if part in ("tcp", "udp") and not (following.isascii() and following.isdecimal() and _is_port(following)):
             return f'"{following}" is no port'
-        if part == "p2p" and not is_peer_id(following):
+        if part in ("p2p", "ipfs") and not is_peer_id(following):
             return f'the peer id "{following}" cannot be decoded'
     return None
 
@@ -35,19 +38,45 @@ def _is_port(text: str) -> bool:
 
 
 def is_peer_id(text: str) -> bool:
-    """Whether it is base58btc of a multihash; the form as a CID, which is longer, is taken at its word."""
-    if len(text) > LONGEST or not text:
+    """Whether it is a multihash in base58btc, or the CID of a key (libp2p specifications, peer-ids)."""
+    if not 0 < len(text) <= LONGEST or not text.isascii():
         return False
-    if text[0] in "bBfFzk" and text[:2] != "Qm":
-        return text[1:].isalnum()
+    try:
+        if (data := _multibase(text[0], text[1:])) is None:
+            return _is_multihash(_number(text, ALPHABET))
+    except ValueError:
+        return False
+    return data.startswith(CID_OF_A_KEY) and _is_multihash(data[len(CID_OF_A_KEY) :])
+
+
+def _multibase(prefix: str, text: str) -> bytes | None:
+    """The bytes of a text in the base that its first character names (multiformats/multibase); None where it names
+    none. Raises ValueError."""
+    if prefix == "z":
+        return _number(text, ALPHABET)
+    if prefix in "kK":
+        return _number(text, string.digits + (string.ascii_lowercase if prefix == "k" else string.ascii_uppercase))
+    if prefix in "fF":
+        return bytes.fromhex(text)
+    if prefix in "bB":
+        return base64.b32decode((text.swapcase() if prefix == "b" else text) + "=" * (-len(text) % 8))
+    if prefix in "mu":
+        if prefix == "u" and not {"+", "/"}.isdisjoint(text):
+            raise ValueError("the characters of another base")
+        return base64.b64decode(text + "=" * (-len(text) % 4), b"-_" if prefix == "u" else None, validate=True)
+    return None
+
+
+def _number(text: str, alphabet: str) -> bytes:
+    """The bytes of a number in the base of an alphabet, whose first digits stand for zero bytes. Raises ValueError."""
     value = 0
     for char in text:
-        digit = ALPHABET.find(char)
-        if digit < 0:
-            return False
-        value = value * 58 + digit
-    leading = len(text) - len(text.lstrip("1"))
-    data = bytes(leading) + value.to_bytes((value.bit_length() + 7) // 8, "big")
+        value = value * len(alphabet) + alphabet.index(char)
+    leading = len(text) - len(text.lstrip(alphabet[0]))
+    return bytes(leading) + value.to_bytes((value.bit_length() + 7) // 8, "big")
+
+
+def _is_multihash(data: bytes) -> bool:
     if len(data) < 3 or data[1] != len(data) - 2:
         return False
     return data[0] == IDENTITY or (data[0] == SHA2_256 and data[1] == 32)

@@ -122,6 +122,9 @@ def _add_announce(command: Command) -> None:
         call=lambda args: ("fabstir.announce", given(args, capabilities="capabilities", metadata="metadata")),
         timed=True,
     )
+    withdrawing = command("withdraw", "stop announcing what this node serves")
+    withdrawing.add_argument("capabilities", metavar="NAME", nargs="+", help="what was announced")
+    withdrawing.set_defaults(call=lambda args: ("fabstir.withdraw", {"capabilities": args.capabilities}))
 
 
 def _add_discover(command: Command) -> None:

@@ -15,7 +15,7 @@ GROUPS = {
     "Peers": ("peers", "connect", "disconnect", "ping", "explain", "keep", "forget", "protect", "unprotect", "tag",
               "untag", "ban", "unban", "bans"),
     "Talking to peers": ("pipe", "tunnel", "request", "perf"),
-    "Finding things": ("dht", "announce", "discover"),
+    "Finding things": ("dht", "announce", "withdraw", "discover"),
     "The daemon": ("doctor", "config", "version", "token", "audit", "log", "tasks", "dump", "shutdown"),
     "Others": ("call", "completion", "help"),
 }  # fmt: skip

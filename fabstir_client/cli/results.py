@@ -30,6 +30,7 @@ _NOTHING_DONE = {
     "token.revoke": ("revoked", "there is no token {}"),
     "peer.unban": ("unbanned", "{} was not banned"),
     "peer.forget": ("addresses", "nothing was kept"),
+    "fabstir.withdraw": ("capabilities", "none of it was announced"),
 }
 
 
@@ -155,6 +156,11 @@ def _announced(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _withdrawn(result: dict[str, Any]) -> str:
+    names = ", ".join(clean(name) for name in result["capabilities"])
+    return f"no longer announced: {names}{', and the metadata' if result['metadata'] else ''}"
+
+
 def _discovered(result: dict[str, Any]) -> str:
     rows = [
         (
@@ -275,6 +281,7 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "ping": _ping,
     "request": _answer,
     "announce": _announced,
+    "withdraw": _withdrawn,
     "discover": _discovered,
     "explain": _explain,
     "keep": _kept,

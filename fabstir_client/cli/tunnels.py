@@ -109,10 +109,13 @@ def _listed(tunnels: list[dict[str, Any]]) -> str:
 
 def _lines(tunnel: dict[str, Any]) -> list[str]:
     """Its id, which `close` needs whole, and its ends: in a second line where that is too much for one."""
-    begin, end = (fitting.short_ids(text) for text in (_from(tunnel), _to(tunnel)))
+    begin, end = _from(tunnel), _to(tunnel)
+    columns = fitting.columns()
+    if columns is not None:
+        begin, end = fitting.short_ids(begin), fitting.short_ids(end)
     first = f"{clean(tunnel['tunnelId'])}  {begin}"
     whole = f"{first} -> {end}"
-    return [whole] if len(whole) <= (fitting.columns() or len(whole)) else [first, f"{INDENT}-> {end}"]
+    return [whole] if columns is None or len(whole) <= columns else [first, f"{INDENT}-> {end}"]
 
 
 def _counts(tunnel: dict[str, Any]) -> str:

@@ -200,6 +200,9 @@ def test_what_cannot_be_tried_from_outside_is_said(address: str) -> None:
         (f"/ip4/1.2.3.4/tcp/99999/p2p/{STRANGER}", "is no port"),
         ("/ip4/1.2.3.4/tcp/1/p2p/cannot-be-decoded", "cannot be decoded"),
         (f"/ip4/1.2.3.4/tcp/1/p2p/{STRANGER[:-1]}", "cannot be decoded"),
+        ("/ip4/1.2.3.4/tcp/1/p2p/foo", "cannot be decoded"),
+        ("/ip4/1.2.3.4/tcp/1/p2p/bad", "cannot be decoded"),
+        ("/ip4/1.2.3.4/tcp/1/ipfs/zzz", "cannot be decoded"),
     ],
 )
 def test_an_address_that_cannot_be_one_is_a_fault(address: str, words: str) -> None:

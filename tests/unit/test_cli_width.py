@@ -125,6 +125,10 @@ def test_tokens_and_tunnels_fit_and_say_what_their_commands_need(daemon: Scripte
         "                  kept, 1 open of 2, 1.0 KiB in, 0 B out",
     ]
     assert piped(daemon, "tunnel", "list").startswith("TUNNEL ")
+    daemon.methods["tunnel.forward"] = lambda _: daemon.methods["tunnel.list"]({})[0]
+    made = "tunnel", "forward", ALICE, "/websocket/1.0.0", "127.0.0.1:8090"
+    assert piped(daemon, *made) == f"2b3c614456d31c82  127.0.0.1:8090 -> /websocket/1.0.0 of {ALICE}\n"
+    assert on_terminal(daemon, *made) == ["2b3c614456d31c82  127.0.0.1:8090 -> /websocket/1.0.0 of 12D3…nXTN"]
 
 
 def test_the_audit_fits_and_shows_what_was_asked_for(daemon: ScriptedDaemon) -> None:
@@ -169,6 +173,14 @@ def test_announce_says_who_was_told(daemon: ScriptedDaemon) -> None:
         "metadata: at 1 peer",
     ]
     assert daemon.calls[-1] == ("fabstir.announce", {"capabilities": ["llama"], "metadata": {"region": "eu"}})
+
+
+def test_withdraw_says_what_is_no_longer_announced(daemon: ScriptedDaemon) -> None:
+    daemon.methods["fabstir.withdraw"] = lambda _: {"capabilities": ["llama"], "metadata": True}
+    assert piped(daemon, "withdraw", "llama", "other") == "no longer announced: llama, and the metadata\n"
+    assert daemon.calls[-1] == ("fabstir.withdraw", {"capabilities": ["llama", "other"]})
+    daemon.methods["fabstir.withdraw"] = lambda _: {"capabilities": [], "metadata": False}
+    assert on_terminal(daemon, "withdraw", "other", status=1) == ["fabstir: none of it was announced"]
 
 
 def test_instants_of_today_are_a_time_and_others_a_date() -> None:

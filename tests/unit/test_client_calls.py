@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import socket
 import threading
 from pathlib import Path
@@ -354,3 +356,12 @@ def test_every_error_is_a_fabstir_error() -> None:
         assert error.code != FabstirError.code
     assert issubclass(InvalidConfig, ValueError)
     assert calls.DEFAULT_BOUND == 60
+
+
+def test_what_type_checkers_find_is_there() -> None:
+    """The names are imported when they are first used, so those that type checkers see are written down twice."""
+    for module in (fabstir_client, fabstir_client.sync):
+        declared = re.findall(r"^    from [\w.]+ import \w+ as (\w+)$", inspect.getsource(module), re.MULTILINE)
+        assert len(declared) > 5
+        for name in declared:
+            assert getattr(module, name).__name__ in (name, name.removesuffix("_sync"))
