@@ -1,4 +1,5 @@
-"""Multiaddrs as the doctor looks at them: what is wrong with one, without any of the daemon's libraries."""
+"""Multiaddrs and peer ids as the command line looks at them: what is wrong with one, without any of the daemon's
+libraries."""
 
 from __future__ import annotations
 
@@ -39,14 +40,32 @@ def _is_port(text: str) -> bool:
 
 def is_peer_id(text: str) -> bool:
     """Whether it is a multihash in base58btc, or the CID of a key (libp2p specifications, peer-ids)."""
+    return normal_peer_id(text) is not None
+
+
+def normal_peer_id(text: str) -> str | None:
+    """A peer id as results and events name it, in base58btc; None where the text cannot be decoded."""
     if not 0 < len(text) <= LONGEST or not text.isascii():
-        return False
+        return None
     try:
-        if (data := _multibase(text[0], text[1:])) is None:
-            return _is_multihash(_number(text, ALPHABET))
+        data = _multibase(text[0], text[1:])
+        if data is None:
+            data = _number(text, ALPHABET)
+        elif data.startswith(CID_OF_A_KEY):
+            data = data[len(CID_OF_A_KEY) :]
+        else:
+            return None
     except ValueError:
-        return False
-    return data.startswith(CID_OF_A_KEY) and _is_multihash(data[len(CID_OF_A_KEY) :])
+        return None
+    return _base58(data) if _is_multihash(data) else None
+
+
+def _base58(data: bytes) -> str:
+    value, digits = int.from_bytes(data, "big"), ""
+    while value:
+        value, digit = divmod(value, 58)
+        digits = ALPHABET[digit] + digits
+    return ALPHABET[0] * (len(data) - len(data.lstrip(b"\0"))) + digits
 
 
 def _multibase(prefix: str, text: str) -> bytes | None:

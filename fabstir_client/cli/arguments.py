@@ -118,9 +118,15 @@ def names(text: str) -> list[str]:
 
 
 def condition(text: str) -> str:
-    """The condition of `wait`."""
+    """The condition of `wait`, a peer id in it as events name it."""
     name, _, value = text.partition("=")
-    fine = (name == "peer" and value) or (name == "peers" and re.fullmatch(r"[0-9]{1,9}", value))
+    if name == "peer" and value:
+        from fabstir_client.cli.addresses import normal_peer_id
+
+        if (peer_id := normal_peer_id(re.sub("^/(p2p|ipfs)/", "", value))) is None:
+            raise argparse.ArgumentTypeError(f"{_cut(value)} is no peer id, which looks like {EXAMPLE_ID}")
+        return f"peer={peer_id}"
+    fine = name == "peers" and re.fullmatch(r"[0-9]{1,9}", value)
     if text not in ("ready", "started", "stopped") and not fine:
         raise argparse.ArgumentTypeError(f"no such condition: {text!r}; it must be {CONDITIONS}")
     return text

@@ -15,7 +15,7 @@ from fabstir_client.api.errors import MethodNotFound
 from fabstir_client.testing import ScriptedDaemon as Held
 from fabstir_client.testing.connections import Connection
 
-PEER = "12D3KooWPeer"
+PEER = "12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu"
 OWN = "12D3KooWOwn"
 TOKEN = "the-token-of-the-test"
 INSTANT = 1_700_000_000_000

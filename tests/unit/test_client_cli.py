@@ -19,6 +19,8 @@ from fabstir_client.cli.results import show
 from tests.unit.command import WITHIN, Command, read_lines
 from tests.unit.scripted_daemon import PEER, ScriptedDaemon, connect_peer, note, scripted_daemon
 
+CID = "bafzaajaiaejca3yvqfyjxn5r54bq2iinwghdwc5by53pxjs5rtnk2bkbkfbndcpy"  # of PEER
+
 
 @pytest.mark.parametrize("args", [("--json", "status"), ("status", "--json")])
 def test_json_is_the_result_and_nothing_else(fabstir: Command, daemon: ScriptedDaemon, args: tuple[str, ...]) -> None:
@@ -91,6 +93,7 @@ def test_an_error_of_the_daemon_is_one_line_and_1(fabstir: Command, daemon: Scri
         (("wait", "rain"), "no such condition: 'rain'"),
         (("wait", "peers=x"), "peers=x"),
         (("wait", "peer="), "peer="),
+        (("wait", "peer=zzz"), "'zzz' is no peer id"),
         (("wait", "ready", "--timeout", "-1"), "duration"),
         (("call", "echo", "{"), "not JSON"),
         (("call", "echo", "7"), "object or array"),
@@ -217,6 +220,12 @@ def test_wait_is_driven_by_events(fabstir: Command, daemon: ScriptedDaemon, cond
     assert process.communicate(timeout=WITHIN) == (f"{condition}: yes\n", "")
     assert process.returncode == 0
     assert [method for method, _ in daemon.calls] == ["subscribe"]
+
+
+@pytest.mark.parametrize("spelled", [f"/p2p/{PEER}", f"/ipfs/{PEER}", CID])
+def test_wait_takes_a_peer_id_in_each_of_its_spellings(fabstir: Command, daemon: ScriptedDaemon, spelled: str) -> None:
+    connect_peer(daemon)
+    assert fabstir("wait", f"peer={spelled}", "--timeout", "20s") == f"peer={PEER}: yes\n"
 
 
 def test_wait_for_what_ends(fabstir: Command, daemon: ScriptedDaemon) -> None:
