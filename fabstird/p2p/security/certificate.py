@@ -69,7 +69,10 @@ def verify(encoded: bytes) -> PeerKey:
     if len(encoded) > MAX_CERTIFICATE:
         raise BadCertificate(f"a certificate of {len(encoded)} bytes; {MAX_CERTIFICATE} are taken at most")
     try:
-        return _verified(x509.load_der_x509_certificate(encoded))
+        certificate = x509.load_der_x509_certificate(encoded)
+        if not encoded.endswith(b"\0" + certificate.signature):  # 0: none of its last bits is left out
+            raise BadCertificate("the signature of its certificate is not one of whole bytes")
+        return _verified(certificate)
     except BadCertificate:
         raise
     except keys.BadKey as error:
