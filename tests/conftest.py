@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling
+
+# The same examples in every run, and no time limit for one: the machine may be busy with other things. Here, since
+# whoever asks for other settings gets the rest of them when its module is imported.
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 
 LEFT_OUT = pytest.StashKey[dict[str, str]]()
 NEEDS_ROOT = "makes network namespaces and mounts file systems, as root on Linux"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import settings
 
 from fabstird import config
 from fabstird.log import logger as log
@@ -20,9 +19,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import libp2p  # noqa: F401
 
-# The same examples in every run, and no time limit for one: the machine may be busy with other things
-settings.register_profile("tests", deadline=None, derandomize=True)
-settings.load_profile("tests")
 
 # Where no test configures the log: structlog's own default draws each traceback as a panel, which takes 0.3 s.
 structlog.configure(
