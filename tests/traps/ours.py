@@ -56,7 +56,7 @@ async def our_host(
     listen: tuple[str, ...] = LOOPBACK,
     *,
     most: int = 64,
-    handshake_timeout: float = 5,
+    handshake_timeout: float = 60,
     record: Record | None = None,
 ) -> AsyncIterator[Host]:
     limits = Limits(max=most, max_per_ip=most, handshake_timeout=handshake_timeout)

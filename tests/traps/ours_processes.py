@@ -45,7 +45,7 @@ async def root_logger() -> Verdict:
     record = Record()
     async with our_host(record=record) as host, mini_peers(2) as [caller, callee]:
         await caller.dial(address(host))
-        await host.dial(await callee.listen(), timeout=5)
+        await host.dial(await callee.listen(), timeout=60)
         async with await trio.open_tcp_stream("127.0.0.1", int(address(host).split("/")[4])) as stream:
             await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
         await until(lambda: host.swarm.inbound.handshakes_failed)

@@ -22,7 +22,7 @@ async def stock(file: str, demonstration: str) -> Verdict:
     return await in_process(f"stock_{file}", demonstration)
 
 
-async def in_process(file: str, demonstration: str, *, within: float = 30) -> Verdict:
+async def in_process(file: str, demonstration: str, *, within: float = 120) -> Verdict:
     command = [sys.executable, "-W", "ignore", "-m", f"tests.traps.{file}", demonstration]
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LIBP2P_")}
     with trio.move_on_after(within):

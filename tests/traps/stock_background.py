@@ -25,7 +25,7 @@ async def auto_connector() -> Verdict:
         host = libp2p.new_host(listen_addrs=[Multiaddr(each) for each in LOOPBACK])
         host.get_peerstore().add_addrs(heard_of.peer_id, heard_of.addrs, 3600)
         async with host.run([Multiaddr(each) for each in LOOPBACK]):
-            with trio.move_on_after(15):
+            with trio.move_on_after(60):
                 conn = await peer.accepted()
                 await conn.reached(max(type(conn.stage)))
             await until(lambda: host.get_network().connections)

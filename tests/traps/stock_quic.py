@@ -14,7 +14,7 @@ from .stock import Verdict, main
 
 SLOW = TProtocol("/demo/slow/1")
 SIZE = 4 * 1024 * 1024  # bytes; twice what a stream keeps unread
-PAUSE = 3.0  # seconds for the sender to run ahead of the reader; the defect is in what it is allowed to send meanwhile
+PAUSE = 8.0  # seconds for the sender to run ahead of the reader; the defect is in what it is allowed to send meanwhile
 LISTEN = Multiaddr("/ip4/127.0.0.1/udp/0/quic-v1")
 
 

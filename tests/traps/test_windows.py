@@ -39,11 +39,11 @@ async def test_ours_ends_the_connection() -> None:
         await stream.send_all(bytes(WINDOW - 64))  # what the negotiation took has not been given back
         await until(lambda: link.buffered == WINDOW - 64)
         stream.granted(1 << 30)  # granted by nobody
-        with trio.fail_after(5), pytest.raises((StreamReset, trio.BrokenResourceError, trio.ClosedResourceError)):
+        with trio.fail_after(60), pytest.raises((StreamReset, trio.BrokenResourceError, trio.ClosedResourceError)):
             await _flood(stream)
         await until(lambda: not host.links(peer.peer_id))
         assert link.reason == "error"
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert await other.ping() > 0
 
 
@@ -83,7 +83,7 @@ async def test_a_read_that_is_cancelled_loses_no_credit() -> None:
             await until(lambda: read >= WINDOW - 100)  # what was granted at first, while the turn is taken
             await trio.sleep(0.5)
             conn.thaw()
-            await until(lambda: read >= 3 * WINDOW, within=30)
+            await until(lambda: read >= 3 * WINDOW, within=60)
             nursery.cancel_scope.cancel()
 
 
