@@ -37,7 +37,7 @@ async def test_peers_that_have_come_together_are_taken_several_in_a_turn() -> No
         assert {stream.socket.getpeername() for stream in taken} == {caller.getsockname() for caller in callers}
         assert turns.count < many / 2
         late = socket.create_connection(where)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             taken.append(await port.sockets.accept())
     for one in (*callers, late, *(stream.socket for stream in taken)):
         one.close()

@@ -175,7 +175,7 @@ def test_a_text_of_a_megabyte_costs_no_time() -> None:
         with pytest.raises(AddressError) as raised:
             parse(text) if text.startswith("/") else normal_peer_id(text)
         assert len(str(raised.value)) < 1000
-    assert time.process_time() - began < 0.1
+    assert time.process_time() - began < 5  # by the square it were minutes; the garbage collector may have its turn
 
 
 def test_a_sockets_end_as_an_address() -> None:

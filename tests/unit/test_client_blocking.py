@@ -20,7 +20,7 @@ from fabstir_client.api.errors import (
     MethodNotFound,
 )
 from tests.harness import wait_until
-from tests.unit.backends import BACKENDS
+from tests.unit.backends import BACKENDS, WITHIN
 from tests.unit.scripted_daemon import PEER, ScriptedDaemon, descriptors
 
 
@@ -38,7 +38,7 @@ def test_blocking_results_and_errors(either: ScriptedDaemon) -> None:
 
 def test_threads_do_not_wait_for_each_other(either: ScriptedDaemon) -> None:
     gate = threading.Event()
-    either.methods["gated"] = lambda params: gate.wait(10)
+    either.methods["gated"] = lambda params: gate.wait(WITHIN)
     with fabstir_client.connect_sync() as client:
         results: list[Any] = []
         thread = threading.Thread(target=lambda: results.append(client.call("gated")))
@@ -46,20 +46,20 @@ def test_threads_do_not_wait_for_each_other(either: ScriptedDaemon) -> None:
         while ("gated", {}) not in either.calls:
             assert client.status().state == "stopped"
         gate.set()
-        thread.join(10)
+        thread.join(WITHIN)
     assert results == [True]
 
 
 def test_more_threads_than_connections_are_kept(daemon: ScriptedDaemon) -> None:
     before = descriptors()
     meeting = threading.Barrier(12)
-    daemon.methods["meet"] = lambda params: meeting.wait(10)
+    daemon.methods["meet"] = lambda params: meeting.wait(WITHIN)
     with fabstir_client.connect_sync() as client:
         threads = [threading.Thread(target=client.call, args=("meet",)) for _ in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(10)
+            thread.join(WITHIN)
         assert daemon.opened == 12
         assert client.call("echo", [1]) == [1]
     daemon.stop()
@@ -86,7 +86,7 @@ def test_a_blocking_call_whose_connection_ends_says_so(daemon: ScriptedDaemon) -
 
 def test_every_blocking_call_is_bounded(daemon: ScriptedDaemon) -> None:
     never = threading.Event()
-    daemon.methods["stuck"] = lambda params: never.wait(10)
+    daemon.methods["stuck"] = lambda params: never.wait(WITHIN)
     with fabstir_client.connect_sync() as client:
         with pytest.raises(ClientTimeout, match=r"did not answer stuck within 0\.0\d* s"):
             client.call("stuck", bound=0.05)

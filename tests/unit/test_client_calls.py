@@ -27,7 +27,8 @@ from fabstir_client.api.errors import (
     TooLarge,
 )
 from tests.harness import wait_until
-from tests.unit.backends import BACKENDS, both, both_ways
+from tests.support.ports import refusing_port
+from tests.unit.backends import BACKENDS, WITHIN, both, both_ways
 from tests.unit.scripted_daemon import PEER, TOKEN, ScriptedDaemon, descriptors
 
 
@@ -65,7 +66,7 @@ async def test_answers_come_in_any_order(daemon: ScriptedDaemon) -> None:
 
     def gated(params: Any) -> int:
         number: int = params["number"]
-        assert gates[number].wait(10)
+        assert gates[number].wait(WITHIN)
         return number
 
     daemon.methods["gated"] = gated
@@ -97,7 +98,7 @@ async def test_pending_calls_learn_that_the_connection_is_lost_and_the_next_call
 
     def stuck(params: Any) -> None:
         arrived.set()
-        never.wait(10)
+        never.wait(WITHIN)
 
     daemon.methods["stuck"] = stuck
     lost: list[ConnectionLost] = []
@@ -170,7 +171,7 @@ async def test_a_socket_that_nobody_listens_on(daemon: ScriptedDaemon) -> None:
 @both
 async def test_every_call_is_bounded(daemon: ScriptedDaemon) -> None:
     never = threading.Event()
-    daemon.methods["stuck"] = lambda params: never.wait(10)
+    daemon.methods["stuck"] = lambda params: never.wait(WITHIN)
     async with fabstir_client.connect() as client:
         with pytest.raises(ClientTimeout, match=r"did not answer stuck within 0\.0\d* s"):
             await client.call("stuck", bound=0.05)
@@ -183,7 +184,7 @@ async def test_every_call_is_bounded(daemon: ScriptedDaemon) -> None:
 @both
 async def test_a_cancelled_call_leaves_the_others_alone(daemon: ScriptedDaemon) -> None:
     never = threading.Event()
-    daemon.methods["stuck"] = lambda params: never.wait(10)
+    daemon.methods["stuck"] = lambda params: never.wait(WITHIN)
     async with fabstir_client.connect() as client:
         with anyio.move_on_after(0.05) as scope:
             await client.call("stuck")
@@ -208,7 +209,7 @@ async def test_a_large_request_that_is_cancelled_half_way_does_not_spoil_the_con
 @both
 async def test_leaving_ends_pending_calls_and_leaves_nothing_open(daemon: ScriptedDaemon) -> None:
     never = threading.Event()
-    daemon.methods["stuck"] = lambda params: never.wait(10)
+    daemon.methods["stuck"] = lambda params: never.wait(WITHIN)
     before = descriptors()
     ended: list[str] = []
 
@@ -307,24 +308,22 @@ def test_a_refused_token_is_told_apart_and_not_shown(
 @pytest.mark.parametrize("path", ["/elsewhere", ""])
 def test_what_is_no_daemon_is_unreachable(path: str, daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FABSTIR_TOKEN", TOKEN)
-    if path:
-        api = f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}{path}"
-        text = "HTTP 404"
-    else:
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        listener.close()
-        api, text = f"http://127.0.0.1:{port}", "refused, nobody listens there"
-    with pytest.raises(DaemonUnreachable, match=text):
-        fabstir_client.connect_sync(api=api).status()
 
     async def main() -> None:
         async with fabstir_client.connect(api=api):
             pytest.fail("entered")
 
-    for backend in BACKENDS:
+    with refusing_port() as closed:
+        if path:
+            api = f"http://127.0.0.1:{daemon.serve_websocket(TOKEN)}{path}"
+            text = "HTTP 404"
+        else:
+            api, text = f"http://127.0.0.1:{closed}", "refused, nobody listens there"
         with pytest.raises(DaemonUnreachable, match=text):
-            anyio.run(main, backend=backend)
+            fabstir_client.connect_sync(api=api).status()
+        for backend in BACKENDS:
+            with pytest.raises(DaemonUnreachable, match=text):
+                anyio.run(main, backend=backend)
 
 
 @pytest.mark.parametrize("backend", [*BACKENDS, "threads"])

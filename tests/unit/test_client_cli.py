@@ -214,7 +214,7 @@ def test_output_that_cannot_be_written(fabstir: Command, daemon: ScriptedDaemon,
     ],
 )
 def test_wait_is_driven_by_events(fabstir: Command, daemon: ScriptedDaemon, condition: str, happens: Any) -> None:
-    process = fabstir.start("wait", condition, "--timeout", "20")
+    process = fabstir.start("wait", condition, "--timeout", "50")
     assert daemon.subscribed.wait(WITHIN)
     happens(daemon)
     assert process.communicate(timeout=WITHIN) == (f"{condition}: yes\n", "")
@@ -231,7 +231,7 @@ def test_wait_takes_a_peer_id_in_each_of_its_spellings(fabstir: Command, daemon:
 def test_wait_for_what_ends(fabstir: Command, daemon: ScriptedDaemon) -> None:
     daemon.methods["start"]({})
     connect_peer(daemon)
-    process = fabstir.start("wait", "peers=0", "--timeout", "20")
+    process = fabstir.start("wait", "peers=0", "--timeout", "50")
     assert daemon.subscribed.wait(WITHIN)
     daemon.methods["stop"]({})
     assert process.communicate(timeout=WITHIN) == ("peers=0: yes\n", "")
@@ -251,7 +251,7 @@ def test_wait_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/api.sock")
         listener.listen()
-        process = fabstir.start("wait", "ready", "--timeout", "20")
+        process = fabstir.start("wait", "ready", "--timeout", "50")
         listener.settimeout(WITHIN)
         listener.accept()[0].close()
     (tmp_path / "api.sock").unlink()
@@ -260,7 +260,7 @@ def test_wait_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
 
 
 def test_wait_goes_on_over_a_restart(fabstir: Command, daemon: ScriptedDaemon) -> None:
-    process = fabstir.start("wait", "peers=1", "--timeout", "20")
+    process = fabstir.start("wait", "peers=1", "--timeout", "50")
     assert daemon.subscribed.wait(WITHIN)
     daemon.stop()
     daemon.epoch, daemon.log = "run-2", []
@@ -270,7 +270,7 @@ def test_wait_goes_on_over_a_restart(fabstir: Command, daemon: ScriptedDaemon) -
 
 
 def test_wait_that_lost_some_events_looks_again(fabstir: Command, daemon: ScriptedDaemon) -> None:
-    process = fabstir.start("wait", f"peer={PEER}", "--timeout", "20")
+    process = fabstir.start("wait", f"peer={PEER}", "--timeout", "50")
     assert daemon.subscribed.wait(WITHIN)
     daemon.peers.append(PEER)
     for connection in daemon.connections:

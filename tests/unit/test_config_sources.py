@@ -155,7 +155,7 @@ def test_a_mistake_is_one_line_whatever_the_value_holds(tmp_path: Path, text: st
 def check_config(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FABSTIR")}
     command = [sys.executable, "-m", "fabstird", "check-config", *arguments]
-    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=clean | environ, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_check_config_prints_what_is_in_effect(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_one_liar_of_one_network_is_one_observer() -> None:
 @asynccontextmanager
 async def pair() -> AsyncIterator[tuple[Host, Host]]:
     async with our_host(handshake_timeout=60) as host, our_host(handshake_timeout=60) as other:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await host.dial(other.listen_addresses()[0], timeout=60)
             yield host, other
 
@@ -215,7 +215,7 @@ async def test_a_dial_begins_at_the_port_of_a_listener_and_a_second_one_elsewher
     here = await sockets.listen(parse("/ip4/127.0.0.1/tcp/0"))
     there = await sockets.listen(parse("/ip4/127.0.0.1/tcp/0"))
     async with here.sockets, there.sockets, trio.open_nursery() as nursery:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             pipes = [await sockets.dial(there.bound, nursery, Traffic(), here) for _ in range(2)]
             came = [await there.sockets.accept() for _ in range(2)]
         assert [pipe.from_own_port for pipe in pipes] == [True, False]

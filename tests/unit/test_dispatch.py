@@ -224,7 +224,7 @@ async def test_a_batch_over_the_limit_is_one_error_and_runs_nothing() -> None:
 
 
 async def test_a_huge_batch_is_refused_quickly() -> None:
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         answer = await ask(b"[" + b"1," * 500_000 + b"1]")
     assert code(answer) == -32003
 

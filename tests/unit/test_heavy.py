@@ -73,7 +73,7 @@ async def test_one_dump_is_made_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 async def asked(turns: Turns, ask: Any) -> None:
     trio.lowlevel.add_instrument(turns)
     try:
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 for _ in range(ASKED):
                     nursery.start_soon(ask)

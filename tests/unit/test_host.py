@@ -20,7 +20,7 @@ from tests.traps.ours import PROTOCOL, Peer, our_host
 async def pair() -> AsyncIterator[tuple[Host, Peer, Link]]:
     async with our_host(handshake_timeout=60) as host, our_host(handshake_timeout=60) as other:
         peer = Peer(other)
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             link = await host.dial(other.listen_addresses()[0], timeout=60)
             yield host, peer, link
             peer.done.set()

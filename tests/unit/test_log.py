@@ -230,7 +230,7 @@ log.finish()
         process.stdin.close()
         with os.fdopen(reading, "rb") as pipe:
             lines = entries(pipe.read())
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -247,7 +247,7 @@ def test_a_process_ends_while_nobody_reads_its_log() -> None:
     program += "for _ in range(5000): log.get_logger('test').info('x' * 200)\n"
     try:
         process = subprocess.Popen([sys.executable, "-c", program], stderr=writing)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         os.close(reading)
         os.close(writing)

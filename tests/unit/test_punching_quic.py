@@ -241,7 +241,7 @@ async def test_what_is_cut_off_at_any_moment_leaves_nothing() -> None:
             await until(lambda endpoint=endpoint: len(endpoint) == 0)
             assert (endpoint.newcomers, endpoint._routes, endpoint._sources) == (0, {}, {})
             await until(lambda one=one: one.swarm.links.places.taken == 0)
-            assert one.swarm.links.memory.process.used == 0
+            await until(lambda one=one: one.swarm.links.memory.process.used == 0)
 
 
 class Dialled:

@@ -18,7 +18,7 @@ from fabstird.systemd import credential, listen_sockets, notify, reloading, stat
 @pytest.fixture
 def supervisor() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
-        bound.settimeout(5)
+        bound.settimeout(60)
         yield bound
 
 

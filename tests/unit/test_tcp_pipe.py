@@ -136,7 +136,7 @@ async def test_a_reset_is_told_to_who_writes_and_to_who_reads() -> None:
         await there.write(b"unread")
         await here.read(1)
         await there.write(b"unread")
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             await trio.lowlevel.wait_readable(here.stream.socket)
         await here.close()  # with bytes that nobody has read, so it is a reset
         with pytest.raises(ConnectionLost):
