@@ -93,6 +93,24 @@ async def test_a_chosen_port_is_kept() -> None:
             assert list(data_dir(short).glob("ports.json.damaged-*"))
 
 
+async def test_tcp_and_quic_have_one_port() -> None:
+    """A port that is chosen is the same for both, where it is free; what two TCP listeners have stays apart."""
+    tcp, ws, quic = (f"/ip4/127.0.0.1/{one}" for one in ("tcp/0", "tcp/0/ws", "udp/0/quic-v1"))
+    settings = {**ALONE, "node.listen_addresses": [tcp, ws, quic]}
+    with tempfile.TemporaryDirectory(prefix="fabstir-") as short:
+        async with daemon(settings, data_dir=data_dir(short)) as running, ipc(running) as connection:
+            first = (await connection.call("wait", {"state": "started", "timeout": 60000}))["status"]["listenAddresses"]
+            ports = [address.split("/")[4] for address in first]
+            assert ports[0] == ports[2] != ports[1]
+        async with daemon(settings, data_dir=data_dir(short)) as running, ipc(running) as connection:
+            found = await connection.call("wait", {"state": "started", "timeout": 60000})
+            assert found["status"]["listenAddresses"] == first
+    backwards = {**ALONE, "node.listen_addresses": [quic, tcp]}
+    async with daemon(backwards) as running, ipc(running) as connection:
+        found = await connection.call("wait", {"state": "started", "timeout": 60000})
+        assert len({address.split("/")[4] for address in found["status"]["listenAddresses"]}) == 1
+
+
 @asynccontextmanager
 async def listening(port: int) -> AsyncIterator[None]:
     """Somebody else."""

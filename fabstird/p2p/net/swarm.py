@@ -19,9 +19,10 @@ from fabstird.p2p.net.quic import Quic
 from fabstird.p2p.security.keys import NodeKey
 from fabstird.p2p.transport import sockets
 from fabstird.p2p.transport.sockets import Doors, Listener, ListenError, Port, UdpPort
-from fabstird.p2p.wire.addresses import Address
+from fabstird.p2p.wire.addresses import QUIC, Address
 
 CLOSING = 2.0  # seconds for closing everything when the node stops
+CHOICES = 8  # ports that are chosen until TCP and QUIC have the same
 
 NO_PORTS: Mapping[str, Sequence[int]] = {}
 
@@ -87,6 +88,15 @@ class Swarm:
             self._bound, self.outbound.listeners = [], ()
 
     async def _bind(self, addresses: list[Address], ports: Mapping[str, Sequence[int]]) -> list[Port]:
+        for _ in range(CHOICES - 1):
+            bound = await self._bind_once(addresses, ports)
+            if not _apart(bound, ports):
+                return bound
+            for one in bound:
+                one.close()
+        return await self._bind_once(addresses, ports)
+
+    async def _bind_once(self, addresses: list[Address], ports: Mapping[str, Sequence[int]]) -> list[Port]:
         bound: list[Port] = []
         preferred = {text: list(some) for text, some in ports.items()}
         try:
@@ -94,7 +104,9 @@ class Swarm:
                 if address.transport == "wss" and self._doors.certificate is None:
                     raise ListenError(str(address), "[tls] certificate and key are needed for that")
                 of_last_run = preferred.get(str(address), [])
-                bound.append(await sockets.listen(address, of_last_run.pop(0) if of_last_run else 0))
+                # TCP and UDP on one port: one rule in a firewall, and one number to tell
+                beside = [one.bound.port for one in bound if one.address.host == address.host]
+                bound.append(await sockets.listen(address, of_last_run.pop(0) if of_last_run else 0, beside))
         except BaseException:
             for one in bound:
                 one.close()
@@ -108,3 +120,14 @@ class Swarm:
                     serve = partial(trio.serve_listeners, handler_nursery=owner)
                     own = partial(self.links.fence.run, "connection", partial(self.inbound.serve, listener))
                     nursery.start_soon(serve, own, [listener.sockets])
+
+
+def _apart(bound: list[Port], ports: Mapping[str, Sequence[int]]) -> bool:
+    """Whether QUIC has another port than TCP at the same host, although both could be chosen now."""
+    of_tcp = [(one.address.host, one.bound.port) for one in bound if one.transport != QUIC]
+    hosts = {host for host, _ in of_tcp}
+    return any(
+        one.address.host in hosts and (one.address.host, one.bound.port) not in of_tcp
+        for one in bound
+        if one.transport == QUIC and not one.address.port and str(one.address) not in ports
+    )

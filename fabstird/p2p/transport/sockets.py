@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import socket
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -186,9 +188,10 @@ class Listener(Port):
         return from_endpoint(host, port, self.transport)
 
 
-async def listen(address: Address, preferred: int = 0) -> Port:
-    """Bind and listen; for port 0 on the ``preferred`` port, if it is free. Raises `ListenError`. No other program's
-    port is taken over or shared; SO_REUSEPORT is set with the first dial from the port."""
+async def listen(address: Address, preferred: int = 0, beside: Sequence[int] = ()) -> Port:
+    """Bind and listen; for port 0 on the ``preferred`` port, that of the last run, else on one ``beside``, which
+    another listen address has, if it is free. Raises `ListenError`. No other program's port is taken over or shared;
+    SO_REUSEPORT is set with the first dial from the port."""
     if preferred and not address.port:
         try:
             return await _listen(address, preferred)
@@ -199,6 +202,9 @@ async def listen(address: Address, preferred: int = 0) -> Port:
                 port=preferred,
                 error=error.reason,
             )
+    for port in () if address.port else beside:
+        with suppress(ListenError):
+            return await _listen(address, port)
     return await _listen(address, address.port)
 
 
