@@ -41,6 +41,7 @@ class Stream:
         self._send_window = _INITIAL_WINDOW
         self._writable = trio.Event()
         self._unacknowledged = 0
+        self._window = _INITIAL_WINDOW  # bytes that the other side may have sent and nobody has read here
         self._closed_here = False
         self.reset_code: int | None = None  # with which the other side has reset it
 
@@ -110,6 +111,7 @@ class Stream:
 
     async def grant(self, credit: int) -> None:
         """Lets the other side send so much more than what is read here."""
+        self._window += credit
         await self._send(_WINDOW, 0, length=credit)
 
     async def open(self) -> None:
@@ -127,7 +129,7 @@ class Stream:
     # -- what the muxer's reader tells it
     def arrived(self, data: bytes) -> None:
         self._inbox += data
-        if len(self._inbox) > _INITIAL_WINDOW:
+        if len(self._inbox) > self._window:
             raise WireError(f"stream {self.number} was sent more than its window")
         self._readable.set()
 
