@@ -19,7 +19,7 @@ import trio
 from fabstir_client.api.errors import InvalidState, ListenFailed
 from tests.harness import STOP_TIMEOUT, Daemon, Json, command, environment, fabstird, until
 from tests.support.minipeer import mini_peer
-from tests.support.ports import taken_port
+from tests.support.ports import free_port, taken_port
 
 MISCONFIGURED, IN_USE, CANNOT_BIND = 2, 3, 4  # exit statuses
 FULL, READ_ONLY = os.strerror(errno.ENOSPC), os.strerror(errno.EROFS)
@@ -110,9 +110,7 @@ async def until_failed(daemon: Daemon) -> None:
 async def test_one_taken_port_of_two_leaves_nothing_half_open() -> None:
     with taken_port() as port:
         async with fabstird(started=False, auto_start=False) as daemon:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                free = probe.getsockname()[1]
+            free = free_port()
             both = [f"/ip4/127.0.0.1/tcp/{free}", f"/ip4/127.0.0.1/tcp/{port}/ws"]
             with pytest.raises(ListenFailed):
                 await daemon.call("start", config={"listenAddresses": both})
@@ -221,7 +219,7 @@ async def keeps_serving(daemon: Daemon, data_dir: Path, words: str) -> str:
         await daemon.call("start")
         await daemon.wait_event("peer:connect", count=2, peerId=peer.peer_id)
         await daemon.call("disconnect", peerId=peer.peer_id)
-    assert not [name for name in os.listdir(data_dir) if name.startswith(".")], "nothing half-done is left"
+    await until(lambda: not [name for name in os.listdir(data_dir) if name.startswith(".")])  # nothing half-done
     return address
 
 

@@ -26,6 +26,7 @@ EVENT_TIMEOUT = 60.0
 LAST_LINES = 80
 TASK_TREE = "task tree"
 QUIET = ("debug", "info")  # levels of the log at which nothing is amiss
+PORT_TAKEN = "the port of the last run is taken; another is chosen"  # the kernel has given it to somebody meanwhile
 
 
 class Named(Protocol):
@@ -78,6 +79,8 @@ class Daemon:
                     await self._stream.send_all(line.encode())
                 await self._until(lambda: self._answers[number] is not None)
             answer = self._answers[number]
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:  # as `_until` says it, if it hears first
+            raise AssertionError(f"the daemon has closed its API before {method}{self.last_words()}") from error
         finally:
             del self._answers[number]
         assert answer is not None, f"no answer to {method} within {CALL_TIMEOUT} s{self.last_words()}"
@@ -147,9 +150,10 @@ class Daemon:
         self._news = trio.Event()
 
     def warnings(self, dead: str = "") -> list[str]:
-        """What the log says at level warning and above, but for the task trees that SIGUSR1 asks for, and for what is
-        warned of a ``dead`` bootstrap node."""
-        loud = [entry for entry in self.said if entry["level"] not in QUIET and entry["event"] != TASK_TREE]
+        """What the log says at level warning and above, but for the task trees that SIGUSR1 asks for, for a port that
+        somebody else has got between two runs, and for what is warned of a ``dead`` bootstrap node."""
+        of_tests = (TASK_TREE, PORT_TAKEN)
+        loud = [entry for entry in self.said if entry["level"] not in QUIET and entry["event"] not in of_tests]
         told = ("error", "connection:failed")
         return [one["event"] for one in loud if not (dead and one["event"] in told and one["address"] == dead)]
 
@@ -182,7 +186,7 @@ class Daemon:
     async def _read_api(self, stream: trio.SocketStream) -> None:
         async with stream:
             with contextlib.suppress(trio.BrokenResourceError):
-                async for line in lines(stream):
+                async for line in lines(stream, whole=True):  # a daemon that is killed may be in the middle of one
                     self._take(json.loads(line))
         self._gone = "the daemon has closed its API"
         self._tell()

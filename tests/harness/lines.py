@@ -11,8 +11,8 @@ async def lines(stream: trio.abc.ReceiveStream, *, whole: bool = False) -> Async
     """With ``whole``, not one that is not ended: whoever was killed may have been in the middle of it."""
     rest = b""
     async for data in stream:
-        *whole, rest = (rest + data).split(b"\n")
-        for line in whole:
+        *ended, rest = (rest + data).split(b"\n")
+        for line in ended:
             yield line.decode(errors="replace")
     if rest and not whole:
         yield rest.decode(errors="replace")

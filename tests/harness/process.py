@@ -70,7 +70,8 @@ class Process:
         self.popen.wait(STOP_TIMEOUT)
 
     def text(self) -> str:
-        return self._log.read_text() if self._whole is None else self._whole
+        # Its last line may be half written, and end in the middle of a character
+        return self._log.read_text(errors="replace") if self._whole is None else self._whole
 
     def end(self) -> None:
         """Kill it if it still runs, and keep its log beyond the file."""
@@ -79,7 +80,7 @@ class Process:
 
     def lines(self) -> list[Json]:
         """The entries of the log so far; a line that is none is of level "" and has the line as its `event`."""
-        return [parsed(line.rstrip("\n")) for line in self.text().splitlines(keepends=True) if line.endswith("\n")]
+        return [parsed(line) for line in self.text().split("\n")[:-1]]  # behind the last newline none is whole
 
     async def line(self, event: str, *, after: int = 0, within: float = START_TIMEOUT, **values: Any) -> Json:
         """The first line of the log, after the first `after` ones, with this event and these values."""

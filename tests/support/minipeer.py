@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 import trio
 
 from .minipeer_connection import IDENTIFY, PING, Connection, ConnectionLost, Identified, Relayed, Stage
-from .wire import Identity, ProtocolRefused, WireError, field, varint
+from .wire import Gone, Identity, ProtocolRefused, WireError, field, varint
 from .yamux import Stream, StreamReset
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "PING",
     "Connection",
     "ConnectionLost",
+    "Gone",
     "Identified",
     "Identity",
     "MiniPeer",
@@ -123,10 +124,10 @@ class MiniPeer:
             finally:
                 listener.socket.close()
 
-    def over(self, stream: Stream, expect: str) -> Connection:
-        """A connection that this peer begins, over a stream of a relay."""
+    def over(self, stream: Stream, expect: str, *, initiator: bool = True) -> Connection:
+        """A connection over a stream of a relay, which this peer begins, or the other one."""
         sock: trio.SocketStream = Relayed(stream)  # type: ignore[assignment]
-        return self._adopt(sock, initiator=True, expect=expect, hold=None, mute=False)
+        return self._adopt(sock, initiator=initiator, expect=expect, hold=None, mute=False)
 
     def _adopt(
         self, stream: trio.SocketStream, *, initiator: bool, expect: str, hold: Stage | None, mute: bool

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from . import noise, yamux
-from .wire import MULTISTREAM, Reader, WireError, fields, lines, propose, select
-from .yamux import Muxer, Stream, StreamReset
+from .wire import MULTISTREAM, Gone, Reader, WireError, fields, lines, propose, select
+from .yamux import GONE, Muxer, Stream
 
 if TYPE_CHECKING:
     from .minipeer import MiniPeer
@@ -20,7 +20,7 @@ IDENTIFY = "/ipfs/id/1.0.0"
 PING = "/ipfs/ping/1.0.0"
 
 
-class ConnectionLost(Exception):
+class ConnectionLost(Gone):
     """The connection ended before it got where it was waited for; the text says how."""
 
 
@@ -48,7 +48,7 @@ class Identified:
 
 
 class Relayed:
-    """A stream of a relay, as the socket of a connection through it."""
+    """A stream of a relay, as the socket of a connection through it: its end is an end like a socket's."""
 
     def __init__(self, stream: Stream) -> None:
         self.socket = self
@@ -58,11 +58,17 @@ class Relayed:
         return 0
 
     async def send(self, data: bytes) -> int:
-        await self._stream.send_all(bytes(data))
+        try:
+            await self._stream.send_all(bytes(data))
+        except Gone as error:
+            raise trio.BrokenResourceError(str(error)) from error
         return len(data)
 
     async def receive_some(self, _: int) -> bytes:
-        return await self._stream.receive_some()
+        try:
+            return await self._stream.receive_some()
+        except Gone as error:
+            raise trio.BrokenResourceError(str(error)) from error
 
     def close(self) -> None:
         """The relay's connection ends it."""
@@ -254,8 +260,10 @@ class Connection:
 
     # -- inside
     def _up(self) -> Muxer:
-        if self._muxer is None or self.closed.is_set():
+        if self._muxer is None:
             raise ConnectionLost(self.end_reason or "not up yet")
+        if self._muxer.over or self.closed.is_set():
+            raise ConnectionLost(self.end_reason or GONE)
         return self._muxer
 
     def _arrive(self, stage: Stage) -> None:
@@ -337,9 +345,9 @@ class Connection:
             self.asked_for.append(stream.protocol)
             await handlers[stream.protocol](stream)
             await stream.close()
-        except (EOFError, StreamReset):
+        except* (EOFError, Gone):  # also where a nursery of the handler's wraps it
             pass  # the other side lost interest
-        except WireError:
+        except* WireError:
             await stream.reset()
 
 

@@ -87,14 +87,16 @@ class Way:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[trio.Nursery]:
-        await self.open()
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self.forth)
-            self._nursery.start_soon(self.back)
-            yield self._nursery
-            self._nursery.cancel_scope.cancel()
-        for sock in self._sockets:
-            sock.close()
+        try:
+            await self.open()
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self.forth)
+                self._nursery.start_soon(self.back)
+                yield self._nursery
+                self._nursery.cancel_scope.cancel()
+        finally:
+            for sock in self._sockets:
+                sock.close()
 
 
 @asynccontextmanager

@@ -15,6 +15,15 @@ _SIZES = {1: 8, 2: 0, 5: 4}  # of protobuf's wire types; 0 where the size comes 
 Write = Callable[[bytes], Awaitable[None]]
 
 
+class Gone(Exception):
+    """The stream, or the connection below it, has ended. How that is found depends on what came first: by an end, a
+    reset, a failed write. A test that expects an end, and not one way of it, expects this."""
+
+
+class Ended(Gone, EOFError):
+    """The other side has closed before all that was waited for had come."""
+
+
 class WireError(Exception):
     """The other side said something that libp2p does not allow, or refused what was asked."""
 
@@ -141,7 +150,7 @@ class Reader:
         while len(self._buffer) < size:
             data = await self._receive()
             if not data:
-                raise EOFError("the other side closed")
+                raise Ended("the other side closed")
             self._buffer += data
         data = bytes(self._buffer[:size])
         del self._buffer[:size]
@@ -151,7 +160,7 @@ class Reader:
         """Reads ahead until the end, without handing anything out."""
         while data := await self._receive():
             self._buffer += data
-        raise EOFError("the other side closed")
+        raise Ended("the other side closed")
 
     async def some(self) -> bytes:
         """What is there, or the next bytes; b"" at the end."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 import trio
 
 from .noise import Channel
-from .wire import Reader, WireError
+from .wire import Gone, Reader, WireError
 
 PROTOCOL = "/yamux/1.0.0"
 _HEADER = struct.Struct(">BBHII")
@@ -18,7 +18,7 @@ _CHUNK = 64 * 1024
 GONE = "the connection is gone"
 
 
-class StreamReset(Exception):
+class StreamReset(Gone):
     """The other side reset this stream, with `code` as libp2p's error code, or the connection is gone."""
 
     def __init__(self, reason: str, code: int | None = None) -> None:
@@ -164,6 +164,7 @@ class Muxer:
         self.streams: dict[int, Stream] = {}
         self._pings: dict[int, trio.Event] = {}
         self.told_to_go_away = False
+        self.over = False  # nothing is read any more: what begins now would wait for ever
 
     async def send(self, kind: int, flags: int, number: int, data: bytes = b"", *, length: int | None = None) -> None:
         await self._channel.send(_HEADER.pack(0, kind, flags, number, len(data) if length is None else length) + data)
@@ -216,6 +217,7 @@ class Muxer:
         except EOFError:
             pass
         finally:
+            self.over = True
             for stream in list(self.streams.values()):
                 stream.break_with(GONE)
             for asked in self._pings.values():

@@ -10,6 +10,7 @@ import trio
 from fabstird.p2p.host.host import Host, HostObserver, HostSettings, Limits, Link, PeerInfo, Stream
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+PATIENCE = 60.0  # seconds, which only what hangs takes
 PROTOCOL = "/test/1"
 
 
@@ -56,7 +57,7 @@ async def our_host(
     listen: tuple[str, ...] = LOOPBACK,
     *,
     most: int = 64,
-    handshake_timeout: float = 60,
+    handshake_timeout: float = PATIENCE,
     record: Record | None = None,
 ) -> AsyncIterator[Host]:
     limits = Limits(max=most, max_per_ip=most, handshake_timeout=handshake_timeout)

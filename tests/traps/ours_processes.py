@@ -40,12 +40,12 @@ async def root_logger() -> Verdict:
     from tests.harness import until
     from tests.support.minipeer import mini_peers
 
-    from .ours import Record, address, our_host
+    from .ours import PATIENCE, Record, address, our_host
 
     record = Record()
     async with our_host(record=record) as host, mini_peers(2) as [caller, callee]:
         await caller.dial(address(host))
-        await host.dial(await callee.listen(), timeout=60)
+        await host.dial(await callee.listen(), timeout=PATIENCE)
         async with await trio.open_tcp_stream("127.0.0.1", int(address(host).split("/")[4])) as stream:
             await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
         await until(lambda: host.swarm.inbound.handshakes_failed)

@@ -12,7 +12,7 @@ from tests.support.minipeer import mini_peers
 from tests.support.ports import taken_port
 from tests.support.wire import MULTISTREAM, lines
 
-from .ours import address, our_host
+from .ours import PATIENCE, address, our_host
 from .stock import stock
 
 TCP, WS = "/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/tcp/0/ws"
@@ -132,7 +132,7 @@ async def test_ours_listens_on_a_port_for_each_transport() -> None:
                 await stream.send_all(bytes((byte,)))
                 await trio.testing.wait_all_tasks_blocked(0.001)
             answer = b""
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 while len(answer) < len(wanted):
                     answer += await stream.receive_some()
         assert answer == wanted
@@ -157,7 +157,7 @@ async def test_ours_reads_the_hosts_file(protocol: str) -> None:
     async with our_host() as host, mini_peers(1) as [peer]:
         target = await peer.listen("::1" if protocol == "dns6" else "127.0.0.1")
         port = target.split("/")[4]
-        link = await host.dial(f"/{protocol}/localhost/tcp/{port}/p2p/{peer.peer_id}", timeout=60)
+        link = await host.dial(f"/{protocol}/localhost/tcp/{port}/p2p/{peer.peer_id}", timeout=PATIENCE)
         assert link.peer_id == peer.peer_id
 
 
@@ -177,6 +177,6 @@ async def test_stock_cannot_dial_what_it_does_not_listen_on() -> None:
 async def test_ours_dials_every_transport_it_knows(listen: tuple[str, ...], target: str) -> None:
     """Trap 15: whatever the dialer listens on."""
     async with our_host(listen) as host, our_host((target,)) as other:
-        link = await host.dial(address(other), timeout=60)
+        link = await host.dial(address(other), timeout=PATIENCE)
         assert link.transport == ("ws" if target == WS else "tcp")
         assert await host.ping(other.peer_id) > 0

@@ -8,7 +8,7 @@ from tests.harness import until
 from tests.support.counting import task_names
 from tests.support.minipeer import mini_peers
 
-from .ours import Record, address, our_host
+from .ours import PATIENCE, Record, address, our_host
 from .stock import in_process, stock
 
 # ------------------------------------------------------------------------------------------------------------ trap 13
@@ -34,7 +34,7 @@ async def test_ours_dials_nobody_and_closes_nobody_by_itself() -> None:
     record = Record()
     async with our_host(record=record) as host, mini_peers(2) as [idle, caller]:
         before = set(task_names())
-        link = await host.dial(await idle.listen(), timeout=60)  # from now on the host has met it
+        link = await host.dial(await idle.listen(), timeout=PATIENCE)  # from now on the host has met it
         await idle.accepted()
         link.end("closed")
         await until(lambda: record.went)

@@ -1,16 +1,20 @@
 """Traps 1, 4, 5, 6 and 17: connections that come, are dialled, and go. Of each pair, the first test shows the defect on
 stock py-libp2p 0.8.1, the second its absence in our host."""
 
+from contextlib import suppress
+from itertools import count
+from math import inf
+
 import pytest
 import trio
 
 from fabstird.p2p.host.host import DialError, Host
 from tests.harness import until
 from tests.support.counting import held, released
-from tests.support.minipeer import Connection, ConnectionLost, MiniPeer, Stage, mini_peers
+from tests.support.minipeer import Connection, Gone, MiniPeer, Stage, mini_peers
 from tests.support.ports import black_hole, refusing_port
 
-from .ours import LOOPBACK, Record, address, our_host
+from .ours import LOOPBACK, PATIENCE, Record, address, our_host
 from .stock import stock
 
 # ------------------------------------------------------------------------------------------------------------- trap 1
@@ -39,7 +43,7 @@ async def test_ours_accepts_for_ever() -> None:
                 for conn in list(peer.connections):
                     await conn.aclose()
             await until(lambda: len(record.went) == len(record.came))
-        await released(before)
+            await released(before)  # whoever has gone keeps its place until its last words are heard
         assert len(record.came) == 3 * limit
         for peer in peers[3 * limit :]:
             assert await (await peer.dial(address(host))).ping() > 0
@@ -69,19 +73,19 @@ async def test_ours_keeps_nothing_of_a_cancelled_dial(stage: Stage) -> None:
             async with trio.open_nursery() as nursery:
 
                 async def dial() -> None:
-                    await host.dial(target, timeout=30)
+                    await host.dial(target, timeout=PATIENCE)
 
                 nursery.start_soon(dial)
                 conn = await silent.accepted()
                 await conn.reached(stage)
                 nursery.cancel_scope.cancel()
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 await conn.closed.wait()
         await released(before)
         assert not host.links()
         assert not record.events
         for peer in healthy:
-            await host.dial(await peer.listen(), timeout=60)
+            await host.dial(await peer.listen(), timeout=PATIENCE)
         assert len(host.links()) == limit
 
 
@@ -121,7 +125,7 @@ async def test_ours_gives_up_in_time_on_a_black_hole() -> None:
 
 async def gives_up(host: Host, target: str) -> None:
     began = trio.current_time()
-    with trio.fail_after(60), pytest.raises(DialError, match="timed out"):
+    with trio.fail_after(PATIENCE), pytest.raises(DialError, match="timed out"):  # the stock library takes longer
         await host.dial(target, timeout=TIMEOUT)
     assert trio.current_time() - began >= TIMEOUT
     assert not host.links()
@@ -138,12 +142,22 @@ async def test_ours_drops_a_dialer_that_falls_silent(stage: Stage, transport: st
         silent, healthy = peers
         target, good = host.listen_addresses()
         before = await held()
-        conn = await silent.dial(target.replace("/ws", ""), hold=stage)
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
+            conn, times = await insistent(silent, target.replace("/ws", ""), stage)
             await conn.closed.wait()
         await released(before)
-        assert host.swarm.inbound.handshakes_failed == 1
-        assert await (await healthy.dial(good)).ping() > 0
+        assert host.swarm.inbound.handshakes_failed == times
+        with trio.fail_after(PATIENCE):
+            conn, _ = await insistent(healthy, good, None)
+            assert await conn.ping() > 0
+
+
+async def insistent(peer: MiniPeer, target: str, stage: Stage | None) -> tuple[Connection, int]:
+    """A connection that has got so far, and how often it was tried: on a busy machine `TIMEOUT` may be too short."""
+    for times in count(1):
+        with suppress(Gone):
+            return await peer.dial(target, hold=stage), times
+    raise AssertionError("unreachable")
 
 
 # ------------------------------------------------------------------------------------------------------------- trap 6
@@ -168,11 +182,11 @@ async def test_ours_dials_the_address_it_is_told_at_once() -> None:
         async with our_host() as host, mini_peers(1) as [peer]:
             for _ in range(10):
                 with pytest.raises(DialError, match="refused"):
-                    await host.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer.peer_id}", timeout=60)
-            target, took = await peer.listen(), []
-            while len(took) < 5 or (min(took) >= 0.25 and len(took) < 50):  # more of them while the machine is busy
+                    await host.dial(f"/ip4/127.0.0.1/tcp/{port}/p2p/{peer.peer_id}", timeout=PATIENCE)
+            target, took = await peer.listen(), [inf]
+            while min(took) >= 0.25 and len(took) < 100:  # as often as it takes on a busy machine
                 began = trio.current_time()
-                link = await host.dial(target, timeout=60)
+                link = await host.dial(target, timeout=PATIENCE)
                 took.append(trio.current_time() - began)
                 assert link.peer_id == peer.peer_id
                 assert await host.close_peer(peer.peer_id) == 1
@@ -183,7 +197,7 @@ async def test_ours_tries_every_address_behind_a_name() -> None:
     """Trap 6: localhost has two addresses where it has IPv6, and only one of them answers."""
     async with our_host() as host, mini_peers(1) as [peer]:
         target = (await peer.listen()).replace("/ip4/127.0.0.1/", "/dns/localhost/")
-        assert (await host.dial(target, timeout=60)).peer_id == peer.peer_id
+        assert (await host.dial(target, timeout=PATIENCE)).peer_id == peer.peer_id
 
 
 # ------------------------------------------------------------------------------------------------------------ trap 17
@@ -207,7 +221,7 @@ async def test_ours_announces_in_pairs_when_many_dial_it() -> None:
         async def dial(peer: MiniPeer) -> None:
             try:
                 up.append(await peer.dial(address(host)))
-            except ConnectionLost:
+            except (Gone, OSError):
                 pass
 
         async with trio.open_nursery() as nursery:
@@ -228,7 +242,7 @@ async def test_ours_announces_in_pairs_when_it_dials_many() -> None:
 
         async def dial(target: str) -> None:
             try:
-                await host.dial(target, timeout=60)
+                await host.dial(target, timeout=PATIENCE)
             except DialError as error:
                 refused.append(str(error))
 

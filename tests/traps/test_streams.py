@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from tests.harness import until
-from tests.support.minipeer import Connection, StreamReset, mini_peers
+from tests.support.minipeer import Connection, Gone, mini_peers
 from tests.support.wire import field, varint
 
-from .ours import Record, address, our_host
+from .ours import PATIENCE, Record, address, our_host
 from .stock import stock
 
 GARBAGE = random.Random(2).randbytes(300)
@@ -63,11 +63,11 @@ async def test_ours_outlives_a_handler_that_raises(handler: Callable[[Any], Awai
         host.set_stream_handler("/demo/1", handler)
         conn, other = await peer.dial(address(host)), await bystander.dial(address(host))
         for _ in range(3):
-            with trio.fail_after(60):
+            with trio.fail_after(PATIENCE):
                 try:
                     stream = await conn.send_bytes("/demo/1", b"hello")
                     assert await stream.receive_all() == b""
-                except StreamReset:
+                except Gone:
                     pass
         await until(lambda: host.swarm.links.stream_errors == 3)
         await all_is_well(record, conn, other)
@@ -102,7 +102,7 @@ async def test_ours_outlives_garbage_from_outside(protocol: str | None, data: by
 async def all_is_well(record: Record, *conns: Connection) -> None:
     await until(lambda: len(record.came) == len(conns))
     for conn in conns:
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             assert await conn.ping() > 0
             assert (await conn.identify()).agent == "fabstird-test/1"
     assert not record.went

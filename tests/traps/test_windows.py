@@ -9,10 +9,10 @@ import pytest
 import trio
 
 from tests.harness import until
-from tests.support.minipeer import StreamReset, mini_peers
+from tests.support.minipeer import Gone, mini_peers
 from tests.support.yamux import Stream
 
-from .ours import Record, address, our_host
+from .ours import PATIENCE, Record, address, our_host
 from .stock import stock
 from .stock_streams import FLOOD
 
@@ -39,17 +39,17 @@ async def test_ours_ends_the_connection() -> None:
         await stream.send_all(bytes(WINDOW - 64))  # what the negotiation took has not been given back
         await until(lambda: link.buffered == WINDOW - 64)
         stream.granted(1 << 30)  # granted by nobody
-        with trio.fail_after(60), pytest.raises((StreamReset, trio.BrokenResourceError, trio.ClosedResourceError)):
+        with trio.fail_after(PATIENCE), pytest.raises(Gone):
             await _flood(stream)
         await until(lambda: not host.links(peer.peer_id))
         assert link.reason == "error"
-        with trio.fail_after(60):
+        with trio.fail_after(PATIENCE):
             assert await other.ping() > 0
 
 
 async def until_cut(act: Callable[..., Awaitable[object]], *args: object) -> None:
-    """A mini peer that is cancelled in a write closes its connection, and what else it does on it fails."""
-    with suppress(StreamReset, trio.ClosedResourceError):
+    """What a mini peer does until its connection, or the host, ends."""
+    with suppress(Gone):
         await act(*args)
 
 
@@ -83,7 +83,7 @@ async def test_a_read_that_is_cancelled_loses_no_credit() -> None:
             await until(lambda: read >= WINDOW - 100)  # what was granted at first, while the turn is taken
             await trio.sleep(0.5)
             conn.thaw()
-            await until(lambda: read >= 3 * WINDOW, within=60)
+            await until(lambda: read >= 3 * WINDOW, within=240)
             nursery.cancel_scope.cancel()
 
 
