@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.harness import ANSWER, Connection, Process, daemon, ipc, post, ws
+from tests.harness import ANSWER, Connection, Process, asked_until, daemon, ipc, post, ws
 from tests.support.minipeer import mini_peer
 from tests.support.yamux import StreamReset
 
@@ -159,8 +159,9 @@ async def test_messages_of_one_peer_are_bounded_and_count_as_those_of_users_do()
 async def test_a_message_outlives_a_restart_of_the_node() -> None:
     async with pair() as (one, other, _, there), ws(one) as client, ws(other) as listener, ipc(other) as control:
         await control.call("stop")
-        status = await control.call("start")
         async with ipc(one) as connection:
+            await asked_until(lambda: connection.call("peers"), lambda peers: peers == [])  # it has seen the end
+            status = await control.call("start")
             await connection.call("connect", [status["listenAddresses"][0]])
         assert (await ask(client, "sendMessage", {"peerId": there, "message": MESSAGE}))["delivered"] == 1
         assert (await pushed(listener))["payload"] == MESSAGE["payload"]

@@ -61,6 +61,7 @@ async def test_who_does_not_read_is_closed_after_a_while(way: str) -> None:
             assert (line["level"], line["limit"], line["waiting"] > 0) == ("warning", 1000, True)
             await until_bound(watching, "ipcConnections", 1)
             await until_bound(watching, "httpConnections", 0)
+        await until_bound(watching, "sendQueueBytes", 0)
         assert await bound(watching, "sendQueueBytes") == (0, 33554432)
 
 

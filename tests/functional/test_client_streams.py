@@ -176,9 +176,11 @@ async def test_a_listener_handles_again_after_a_lost_connection() -> None:
 async def test_asyncio_and_threads_have_the_same() -> None:
     async with pair() as (one, other, peer_id):
         ready = threading.Event()
+        listeners = []
 
         def serve() -> None:
             with fabstir_client.connect_sync(data_dir=other.data_dir) as client, client.listen(ECHO) as listener:
+                listeners.append(listener)
                 ready.set()
                 for stream in listener:
                     try:
@@ -189,7 +191,8 @@ async def test_asyncio_and_threads_have_the_same() -> None:
                     except StreamReset:
                         pass
 
-        threading.Thread(target=serve, daemon=True).start()
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
         assert await trio.to_thread.run_sync(ready.wait, PATIENCE)
 
         async def over_asyncio() -> bytes:
@@ -219,3 +222,6 @@ async def test_asyncio_and_threads_have_the_same() -> None:
         with trio.fail_after(PATIENCE):
             assert await trio.to_thread.run_sync(lambda: asyncio.run(over_asyncio())) == b"asyncio"
             assert await trio.to_thread.run_sync(blocking) == b"threads"
+        listeners[0].close()  # else it would look for its daemon until this process ends
+        await trio.to_thread.run_sync(serving.join, PATIENCE)
+        assert not serving.is_alive()

@@ -13,7 +13,7 @@ import trio
 from fabstird import __version__
 from fabstird.identity import Identity
 from tests.functional.starts import ASLEEP, STOPPED, call, fabstird
-from tests.harness import daemon, fetch, post, process, request_text
+from tests.harness import START_TIMEOUT, daemon, fetch, post, process, request_text
 from tests.support.minipeer import mini_peers
 
 
@@ -81,7 +81,7 @@ async def test_under_systemd_it_lives_where_it_is_told_and_says_when_it_is_ready
     }
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as supervisor:
         supervisor.bind(f"{short}/notify")
-        supervisor.settimeout(30)
+        supervisor.settimeout(START_TIMEOUT)
         with process(ASLEEP, data_dir=short / "state", give_data_dir=False, environ=environ) as running:
             told = b""
             while not told.startswith(b"READY=1"):  # a start that takes long tells of itself before

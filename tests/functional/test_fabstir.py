@@ -159,7 +159,7 @@ async def test_the_first_call_of_an_app_waits_for_the_first_peer() -> None:
 
             nursery.start_soon(connect_later)
             for model in (MODEL, "any", MODEL):
-                found = await app.call("fabstir.discover", model=model, timeout=20000)
+                found = await app.call("fabstir.discover", model=model, timeout=55000)
                 assert [one["peerId"] for one in found["nodes"]] == [host.peer_id], model
                 assert not found["cached"]  # [dht] discover_ttl is 0
         withdrawn = await host.call("fabstir.withdraw", capabilities=[MODEL])

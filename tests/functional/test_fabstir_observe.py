@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import json
 import os
@@ -27,7 +28,7 @@ from tests.functional.test_fabstir_cli import ROOT, WITHIN, fabstir, result, sta
 from tests.harness import RunningDaemon, running_daemon, stopped_daemon
 from tests.support.ports import refusing_port
 
-ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>])")
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][A-Z0-9]|[=>]|\[?[0-9;?]*$|[()]$)")  # also one that is half read
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
 
@@ -44,6 +45,7 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], descriptor: int) -> None:
         self.process = process
         self._descriptor = descriptor
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a read may end in the middle of a character
         self.raw = ""
 
     @property
@@ -57,7 +59,7 @@ class Terminal:
             assert time.monotonic() < deadline, f"no {pattern!r} in {self.raw!r}"
             if select.select([self._descriptor], [], [], 0.1)[0]:
                 try:
-                    self.raw += os.read(self._descriptor, 65536).decode(errors="replace")
+                    self.raw += self._decoder.decode(os.read(self._descriptor, 65536))
                 except OSError:  # the other end is closed
                     break
         assert re.search(pattern, self.text, re.DOTALL), self.raw

@@ -9,7 +9,7 @@ import trio
 
 from fabstir_client.api.errors import DialFailed
 from fabstird.p2p.wire.addresses import pack
-from tests.harness import Ipc, daemon, fabstird, ipc
+from tests.harness import ANSWER, Ipc, daemon, fabstird, ipc
 from tests.support.minipeer import IDENTIFY, Stream, mini_peer
 from tests.support.wire import field, varint
 
@@ -115,7 +115,7 @@ async def test_peers_are_told_what_is_answered_and_what_no_longer_is() -> None:
 
 async def identified(connection: Ipc, protocol: str, *, there: bool) -> None:
     """The next event that says so."""
-    with trio.fail_after(30):
+    with trio.fail_after(ANSWER):
         while True:
             told = (await connection.notification("event"))["params"]["data"]
             if (protocol in told["protocols"]) == there:

@@ -166,11 +166,15 @@ async def test_calls_beyond_the_limit_wait_and_are_answered(small: Process, tran
     async with ipc(small) as watching, transport(small) as connection:
         head = (await connection.call("status"))["head"]
         for number in range(6):
-            await connection.send(message("events", {"after": head, "timeout": 1500}, 100 + number))
+            asked = {"after": head, "types": ["p2p:stopped"], "timeout": 60_000}
+            await connection.send(message("events", asked, 100 + number))
         await until_bound(watching, "calls", 2)
         assert (await bound(watching, "calls"))[1] == 2
-        answered = [(await connection.receive())["id"] for _ in range(6)]
-        assert sorted(answered) == [100 + number for number in range(6)]
+        await watching.call("stop")  # which the two wait for, and those behind them find there
+        await watching.call("start")
+        answered = [await connection.receive() for _ in range(6)]
+        assert sorted(one["id"] for one in answered) == [100 + number for number in range(6)]
+        assert all(one["result"]["events"] for one in answered)
         await until_bound(watching, "calls", 0)
 
 

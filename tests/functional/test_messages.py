@@ -7,7 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,7 @@ async def refused(asking: Daemon, asked: Daemon) -> None:
 
 async def test_a_request_that_nobody_answers_expires_on_both_sides() -> None:
     async with wide() as (asking, asked):
-        await asked.call("protocol.handle", protocol=JOB, deadline=200)
+        await asked.call("protocol.handle", protocol=JOB, deadline=2000)  # by then it has been told of
         with pytest.raises(InvalidState, match="stream"):
             await asking.call("request", peerId=asked.peer_id, protocol=JOB, data="")
         told = await asked.wait_event("protocol.ended", outcome="timeout")
@@ -248,7 +248,9 @@ async def test_requests_of_one_peer_are_bounded_and_go_with_it() -> None:
         assert bounds["waitingRequests"] == {"current": 8, "limit": 64}
         conn.drop()
         await daemon.wait_event("protocol.ended", count=8, outcome="peer_gone")
-        assert (await daemon.call("metrics"))["bounds"]["waitingRequests"]["current"] == 0
+        await asked_until(
+            lambda: daemon.call("metrics"), lambda told: told["bounds"]["waitingRequests"]["current"] == 0
+        )
 
 
 async def test_peers_share_the_places_of_requests() -> None:
@@ -263,7 +265,6 @@ async def test_peers_share_the_places_of_requests() -> None:
             await asked_until(
                 lambda: daemon.call("metrics"),
                 lambda told, number=number: told["bounds"]["waitingRequests"]["current"] == number,
-                within=30,
             )
             if len(data) == 3:
                 await daemon.wait_event("protocol.request", count=number, peerId=greedy.peer_id)
@@ -271,12 +272,12 @@ async def test_peers_share_the_places_of_requests() -> None:
         for peer, lost in ((one, held[2]), (two, held[1])):  # one that is being read, and one that waits
             stream = await (await peer.dial(daemon.address("tcp"))).send_bytes(JOB, varint(3) + b"job")
             honest.append((stream, await daemon.wait_event("protocol.request", peerId=peer.peer_id)))
-            with trio.fail_after(30), pytest.raises(StreamReset) as caught:
+            with trio.fail_after(60), pytest.raises(StreamReset) as caught:
                 await lost.receive_all()
             assert caught.value.code == BUSY
         for stream, request in honest:
             await daemon.call("protocol.respond", requestId=request["requestId"], data=b64(b"yes"))
-            with trio.fail_after(30):
+            with trio.fail_after(60):
                 assert await stream.receive_all() == varint(3) + b"yes"
         ended = await daemon.wait_event("protocol.ended", outcome="limit")
         assert ended["requestId"] == daemon.found("protocol.request")[1]["data"]["requestId"]
@@ -295,7 +296,7 @@ async def test_a_network_with_many_peer_ids_keeps_no_request_out() -> None:
         stream = await conn.send_bytes(JOB, varint(3) + b"job")
         request = await daemon.wait_event("protocol.request", peerId=honest.peer_id)
         await daemon.call("protocol.respond", requestId=request["requestId"], data=b64(b"yes"))
-        with trio.fail_after(30):
+        with trio.fail_after(60):
             assert await stream.receive_all() == varint(3) + b"yes"
         await daemon.wait_event("protocol.ended", outcome="limit")
 
@@ -306,12 +307,14 @@ async def test_a_request_that_comes_when_nobody_handles_it_any_more_is_cut_at_on
         await daemon.call("protocol.handle", protocol=JOB, framing="uvarint", deadline=60000)
         stream = await (await peer.dial(daemon.address("tcp"))).send_bytes(JOB, varint(3) + b"jo")
         await asked_until(
-            lambda: daemon.call("metrics"), lambda told: told["bounds"]["waitingRequests"]["current"] == 1, within=30
+            lambda: daemon.call("metrics"), lambda told: told["bounds"]["waitingRequests"]["current"] == 1
         )
         await daemon.call("protocol.unhandle", protocol=JOB)
-        await stream.send_all(b"b")
-        with trio.fail_after(30), pytest.raises(StreamReset):
-            await stream.receive_all()
+        with trio.fail_after(60):
+            with suppress(StreamReset):  # it may know already
+                await stream.send_all(b"b")
+            with pytest.raises(StreamReset):
+                await stream.receive_all()
 
 
 async def test_a_request_is_for_its_owner_alone() -> None:

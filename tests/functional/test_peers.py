@@ -77,7 +77,7 @@ async def test_a_kept_peer_is_connected_and_found_again() -> None:
     async with fabstird() as other, fabstird(retry_delay=20) as daemon:
         kept = await daemon.call("peer.keep", address=other.address("ws"))
         assert kept == {"peerId": other.peer_id, "address": other.address("ws"), "kept": True}
-        await daemon.wait_event("peer:connect", peerId=other.peer_id)
+        await daemon.wait_event("peer:identify", peerId=other.peer_id)
         await other.wait_event("peer:identify", peerId=daemon.peer_id)
         await other.call("disconnect", peerId=daemon.peer_id)
         await daemon.wait_event("peer:connect", count=2, peerId=other.peer_id)
@@ -101,7 +101,7 @@ async def test_above_high_water_the_youngest_is_trimmed_and_told_so() -> None:
 
 
 async def test_a_frozen_peer_is_dead_and_a_healthy_idle_one_is_not() -> None:
-    liveness = {"connections.ping_interval": 200, "connections.ping_timeout": 3000}
+    liveness = {"connections.ping_interval": 200, "connections.ping_timeout": 10000}
     async with fabstird() as frozen, fabstird() as idle, fabstird(settings=liveness) as daemon:
         for other in (frozen, idle):
             await daemon.call("connect", address=other.address("tcp"))

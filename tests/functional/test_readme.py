@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 PROGRAMS = Path(sys.executable).parent
-TIMEOUT = 60
+TIMEOUT = 180
 
 
 def blocks(language: str) -> list[str]:
@@ -37,11 +37,14 @@ def running(tmp_path: Path, *settings: str, **environ: str) -> Iterator[dict[str
     with subprocess.Popen(
         [PROGRAMS / "fabstird", "run", *overrides], env=environment, stderr=subprocess.PIPE
     ) as daemon:
-        waiting = [PROGRAMS / "fabstir", "wait", "started", "--timeout", str(TIMEOUT)]
-        subprocess.run(waiting, env=environment, check=True, timeout=TIMEOUT, stdout=subprocess.DEVNULL)
-        yield environment
-        daemon.terminate()
-        assert daemon.wait(TIMEOUT) == 0
+        try:
+            waiting = [PROGRAMS / "fabstir", "wait", "started", "--timeout", str(TIMEOUT)]
+            subprocess.run(waiting, env=environment, check=True, timeout=TIMEOUT, stdout=subprocess.DEVNULL)
+            yield environment
+            daemon.terminate()
+            assert daemon.wait(TIMEOUT) == 0
+        finally:
+            daemon.kill()  # else a test that fails would wait for it
 
 
 @pytest.fixture

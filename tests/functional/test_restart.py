@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.harness import Daemon, asked_until, fabstird
+from tests.harness import Daemon, asked_until, fabstird, until
 from tests.support.holding import held, released, resident, settled
 
 CYCLES = 100
 WARM_UP = 5
-MEMORY = 10 * 1024 * 1024  # bytes that resident memory may differ by; issue 2, "Done when"
+MEMORY = 10 * 1024 * 1024  # bytes that resident memory may grow by; issue 2, "Done when"
 
 
 async def restart(daemon: Daemon) -> None:
@@ -26,7 +26,7 @@ async def test_a_hundred_restarts_leave_nothing_behind() -> None:
             await restart(daemon)
         await released(daemon, before)
         await asked_until(lambda: held(daemon), lambda now: now.threads <= before.threads)
-        assert abs(resident(daemon) - memory) < MEMORY
+        await until(lambda: resident(daemon) - memory < MEMORY)
         assert (await daemon.call("status"))["peerId"] == daemon.peer_id
 
 

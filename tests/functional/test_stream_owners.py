@@ -28,7 +28,8 @@ async def test_nobody_accepts_in_time_and_too_many_wait() -> None:
             await taking.call("protocol.unhandle", protocol=ECHO)
             assert (await taking.wait_event("stream.closed", streamId=waiting["streamId"]))["outcome"] == "reset"
             assert await outcome(opening, first.id) == "peer_reset"
-        await taking.call("protocol.handle", protocol=ECHO, mode="stream", acceptTimeout=200)
+        # Long enough for the answer to get to who opens it: a reset would overtake it
+        await taking.call("protocol.handle", protocol=ECHO, mode="stream", acceptTimeout=3000)
         async with local(opening.path) as first, local(taking.path) as there:
             await first.call("stream.open", wanted)
             waiting = await taking.wait_event("stream.incoming", count=2)

@@ -322,7 +322,7 @@ async def test_a_peer_that_resets_what_waits_and_one_that_goes() -> None:
         await daemon.wait_event("stream.incoming", count=2)
         conn.drop()
         assert (await daemon.wait_event("stream.closed", count=2))["outcome"] == "peer_gone"
-        assert (await daemon.call("metrics"))["bounds"]["streams"]["current"] == 0
+        await asked_until(lambda: daemon.call("metrics"), lambda found: found["bounds"]["streams"]["current"] == 0)
 
 
 async def test_an_id_serves_once_and_what_a_dead_handler_leaves_is_reset() -> None:
@@ -382,6 +382,8 @@ async def test_a_hundred_streams_come_and_go_and_nothing_stays() -> None:
                 await here.send(b"x")
                 assert await there.exactly(1) == b"x"
         await asked_until(lambda: taking.call("metrics"), lambda found: not found["bounds"]["streams"]["current"])
-        after = (await taking.call("metrics"))["bounds"]["fileDescriptors"]["current"]
-        assert after <= before + 5
+        await asked_until(
+            lambda: taking.call("metrics"),
+            lambda found: found["bounds"]["fileDescriptors"]["current"] <= before + 5,
+        )
         assert len((await taking.call("debug.tasks"))["tasks"]) < 200

@@ -11,7 +11,7 @@ import trio
 from tests.functional.asking import STRANGER
 from tests.functional.test_streams_http import upgraded
 from tests.functional.test_tokens import token
-from tests.harness import Ipc, Json, Process, daemon, ipc, process, ws
+from tests.harness import Ipc, Json, Process, asked_until, daemon, ipc, process, ws
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +116,11 @@ async def test_what_a_scoped_token_handles_is_told_of_its_peers_only(shared: Pro
                         elif "result" in opened:
                             assert await stream.receive_text() is None
                             assert connection.notifications == []
+                async with ipc(shared) as asking:  # until its end has been seen: the next one handles the same
+                    await asked_until(
+                        lambda asking=asking: asking.call("version"),
+                        lambda told: not {"/acme/in", "/acme/stream"} & set(told["protocols"]),
+                    )
 
 
 async def answer(connection: Ipc, peer_id: str) -> None:

@@ -13,7 +13,7 @@ import trio
 
 from fabstird.rpc.ui_codes import LIFETIME, MOST, UiCodes
 from tests.conftest import leave_out
-from tests.harness import Process, Reply, daemon, fetch, ipc, ws
+from tests.harness import Process, Reply, asked_until, daemon, fetch, ipc, ws
 from tests.support.chromium import Page, page
 from tests.support.ports import free_port
 
@@ -95,7 +95,7 @@ globalThis.WebSocket = class {
 }
 const { Client } = await import(process.env.PAGE)
 new Client("token", { closed() {} })
-later(() => process.exit(1), 20000)
+later(() => process.exit(1), 120000)
 """
 
 
@@ -186,9 +186,9 @@ async def test_dials_and_the_log_are_told() -> None:
     async with daemon({"node.bootstrap_nodes": [dead], "node.retry_delay": 60000}) as running:
         await running.started()
         async with ipc(running) as connection:
-            with trio.fail_after(30):
-                while (told := await connection.call("dials"))[0]["state"] != "waiting":
-                    pass  # the dial is refused at once
+            told = await asked_until(  # the dial is refused at once
+                lambda: connection.call("dials"), lambda found: found and found[0]["state"] == "waiting"
+            )
             assert told[0]["source"] == "bootstrap"
             assert told[0]["attempts"] == 1
             assert told[0]["nextDial"] > 0
