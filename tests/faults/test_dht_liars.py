@@ -14,7 +14,7 @@ import trio
 from fabstir_client.api.errors import DeadlineExceeded, PeerNotFound
 from tests.faults.chance import seed
 from tests.harness import Daemon, asked_until, fabstird
-from tests.support.minipeer import Connection, MiniPeer, Stream, StreamReset, mini_peer
+from tests.support.minipeer import Connection, Gone, MiniPeer, Stream, StreamReset, mini_peer
 from tests.support.ports import refusing_port
 from tests.support.wire import field, varint
 
@@ -231,7 +231,7 @@ async def test_a_node_may_use_every_place_until_another_needs_one() -> None:
             await _still_answers(other.connections[0])
             with trio.fail_after(60):
                 while True:  # who has been silent longest gives way even to the same node
-                    with suppress(StreamReset):
+                    with suppress(Gone):
                         await _still_answers(conn)
                         break
             assert any([await _is_cut(stream) for stream in held])
@@ -262,7 +262,7 @@ async def _is_cut(stream: Stream) -> bool:
     with trio.move_on_after(0.05):
         try:
             await stream.receive_some()
-        except StreamReset:
+        except Gone:
             return True
     return False
 

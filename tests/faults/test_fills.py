@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from typing import Any
 import pytest
 import trio
 
+from fabstird.p2p.host.identify import PUSH_EVERY, PUSHES_AT_ONCE
 from fabstird.rpc import memory
 from tests.faults.answering import answering
 from tests.harness import Daemon, asked_until, fabstird, until
 from tests.support.holding import resident
-from tests.support.minipeer import IDENTIFY, PING, Connection, MiniPeer, Stream, StreamReset, mini_peers
+from tests.support.minipeer import IDENTIFY, PING, Connection, Gone, MiniPeer, Stream, mini_peers
 from tests.support.wire import field, varint
 
 MIB = 1024 * 1024
@@ -45,7 +47,7 @@ async def stuff(link: Connection, protocol: str | None) -> None:
             with trio.move_on_after(PATIENCE):
                 stream = await link.open_stream(protocol)
                 await stream.send_all(bytes(WINDOW - 1024))
-        except (StreamReset, EOFError, trio.BrokenResourceError, trio.ClosedResourceError):
+        except Gone:
             pass  # the daemon does not take all of it
 
     async with trio.open_nursery() as nursery:
@@ -100,7 +102,7 @@ async def test_a_peer_pings_on_eight_streams_at_once() -> None:
     async with fabstird() as daemon, mini_peers(2) as peers:
         link, other = await met(daemon, peers)
         held = [await pinging(link) for _ in range(8)]
-        with pytest.raises((StreamReset, EOFError)):
+        with pytest.raises(Gone):
             await pinging(link)
         assert await other.ping() < 20
         await held[0].close()
@@ -110,7 +112,7 @@ async def test_a_peer_pings_on_eight_streams_at_once() -> None:
                 try:
                     await pinging(link)
                     break
-                except (StreamReset, EOFError):
+                except Gone:
                     pass  # the end of the first is still on its way
 
 
@@ -131,7 +133,7 @@ async def test_records_in_the_dht() -> None:
                     try:
                         stream = stream or await link.open_stream(KAD)
                         await stream.send_all(varint(len(message)) + message)
-                    except (StreamReset, EOFError):
+                    except Gone:
                         stream = None  # the next one is another
 
     async with fabstird(settings={"dht.mode": "server"}, enable_dht=True) as daemon:
@@ -148,7 +150,7 @@ async def test_pushes_of_identify_are_few_and_small() -> None:
     """60 KiB each, kept in the log of events 8,192 times."""
     async with fabstird() as daemon, mini_peers(8) as peers:
         links = await met(daemon, peers)
-        before = resident(daemon)
+        before, began = resident(daemon), trio.current_time()
 
         async def push(link: Connection) -> None:
             for number in range(150):
@@ -160,7 +162,7 @@ async def test_pushes_of_identify_are_few_and_small() -> None:
                     await stream.send_all(varint(len(message)) + message)
                     await stream.close()
                     await stream.receive_all()
-                except (StreamReset, EOFError):
+                except Gone:
                     pass  # it has heard enough
 
         async with answering(daemon), trio.open_nursery() as nursery:
@@ -169,7 +171,8 @@ async def test_pushes_of_identify_are_few_and_small() -> None:
         grown = resident(daemon) - before
         assert grown < GROWTH, f"{grown / MIB:.0f} MiB"
         told = [event for event in daemon.found("peer:identify") if event["data"]["protocols"][0].startswith("/push/")]
-        assert 8 <= len(told) < 400, len(told)
+        some = PUSHES_AT_ONCE + (trio.current_time() - began) / PUSH_EVERY + 1
+        assert 8 <= len(told) <= 8 * some, len(told)
         assert all(len(json.dumps(event["data"])) < 9 * 1024 for event in told)
         bounds = (await daemon.call("metrics"))["bounds"]
         assert 0 < bounds["eventBytes"]["current"] <= bounds["eventBytes"]["limit"]
@@ -273,7 +276,8 @@ async def test_batches_of_calls_that_wait() -> None:
 
         async def fill() -> None:
             async with await trio.open_unix_socket(str(daemon.path)) as stream:
-                await stream.send_all(batch * 64)
+                with suppress(trio.BrokenResourceError):  # it is ended where it reads nothing for long
+                    await stream.send_all(batch * 64)
                 await trio.sleep_forever()
 
         before = resident(daemon)
@@ -324,7 +328,8 @@ async def test_long_lines_that_never_end() -> None:
 
         async def begin() -> None:
             async with await trio.open_unix_socket(str(daemon.path)) as stream:
-                await stream.send_all(b'{"padding": "' + b"x" * 1_000_000)
+                with suppress(trio.BrokenResourceError):  # it may be ended while it sends
+                    await stream.send_all(b'{"padding": "' + b"x" * 1_000_000)
                 await trio.sleep_forever()
 
         before = resident(daemon)

@@ -15,7 +15,7 @@ import trio
 from fabstir_client.api.errors import DialFailed
 from tests.faults.answering import answering, cpu
 from tests.faults.conftest import SILENT
-from tests.harness import fabstird, until
+from tests.harness import asked_until, fabstird, until
 from tests.support.keys import ECDSA, RSA, SECP256K1, FalseIdentity, KeyIdentity, rsa_key
 from tests.support.minipeer import ConnectionLost, Identity, mini_peer
 
@@ -52,7 +52,7 @@ async def test_a_key_of_sixty_kilobytes_costs_nothing() -> None:
                     await attacker.dial(daemon.address("tcp"))
             with pytest.raises(DialFailed):
                 await daemon.call("connect", address=trap)
-        assert (await daemon.call("metrics"))["handshakesFailed"] == 5
+        await asked_until(lambda: daemon.call("metrics"), lambda told: told["handshakesFailed"] == 5)
 
 
 @pytest.mark.parametrize("kind", [RSA, SECP256K1, ECDSA], ids=["rsa", "secp256k1", "ecdsa"])

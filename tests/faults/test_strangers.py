@@ -7,6 +7,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -15,7 +16,7 @@ from tests.faults.cable import cable
 from tests.faults.chance import seed
 from tests.harness import Daemon, asked_until, fabstird, until
 from tests.support.holding import open_files, released, resident, settled
-from tests.support.minipeer import Connection, ConnectionLost, MiniPeer, Stage, mini_peer, mini_peers, parse_address
+from tests.support.minipeer import Connection, Gone, MiniPeer, Stage, mini_peer, mini_peers, parse_address
 from tests.support.wire import MULTISTREAM, lines
 
 DROPS = 1000
@@ -43,7 +44,7 @@ async def connect_and_drop(daemon: Daemon, chance: random.Random, count: int) ->
         async with waiting:
             stream = await trio.open_tcp_stream(*endpoint(daemon, transport), local_address=source)
             async with stream:
-                if data:
+                with suppress(trio.BrokenResourceError):  # the daemon may have ended it already
                     await stream.send_all(data)
                 if reset:
                     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -90,14 +91,13 @@ async def test_a_thousand_that_connect_and_drop_leave_nothing_behind() -> None:
 async def hold_raw(daemon: Daemon, data: bytes, source: str, closed: list[trio.Event], nursery: trio.Nursery) -> None:
     """A connection to the ws port that says `data` and then nothing."""
     stream = await trio.open_tcp_stream(*endpoint(daemon, "ws"), local_address=source)
-    if data:
-        await stream.send_all(data)
     ended = trio.Event()
     closed.append(ended)
 
     async def watch() -> None:
         async with stream:
             try:
+                await stream.send_all(data)
                 while await stream.receive_some():
                     pass
             except trio.BrokenResourceError:
@@ -126,8 +126,12 @@ async def held_until(deadline: float) -> bool:
 
             async def hold(stage: Stage) -> None:
                 for _ in range(EACH):
-                    held_open = await attacker.dial(daemon.address("tcp"), hold=stage, source=f"127.0.2.{stage + 1}")
-                    closed.append(held_open.closed)
+                    try:
+                        link = await attacker.dial(daemon.address("tcp"), hold=stage, source=f"127.0.2.{stage + 1}")
+                        closed.append(link.closed)
+                    except Gone:  # its deadline came before it had got so far
+                        closed.append(trio.Event())
+                        closed[-1].set()
 
             async with trio.open_nursery() as opening:
                 for stage in stages:
@@ -142,17 +146,19 @@ async def held_until(deadline: float) -> bool:
             assert len(closed) == EACH * (len(stages) + 2) >= 100
             assert not any(event.is_set() for event in closed), f"one was dropped within {took:.2f} s"
 
-            links = []
-            for friend in friends:
-                links.append(await friend.dial(daemon.address("tcp")))
-                await daemon.wait_event("peer:identify", peerId=friend.peer_id)
+            links: list[Connection] = []
+            with suppress(Gone):
+                for friend in friends:
+                    links.append(await friend.dial(daemon.address("tcp")))
+                    await daemon.wait_event("peer:identify", peerId=friend.peer_id)
             ended_early, took = any(event.is_set() for event in closed), trio.current_time() - opened
             if took > deadline:
                 nursery.cancel_scope.cancel()
                 return False
             assert not ended_early, f"they were to be held all the time: {took:.2f} s"
+            assert len(links) == len(friends), f"{len(links)} of {len(friends)} were let in"
 
-            with trio.move_on_after(deadline + 3 + 2 * took):  # as much later as the machine is slow
+            with trio.move_on_after(deadline + 20 + 2 * took):  # as much later as the machine is slow
                 for event in closed:
                     await event.wait()
             left = sum(not event.is_set() for event in closed)
@@ -200,8 +206,8 @@ import socket, sys
 kept = 0
 for _ in range(100):
     with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=60) as sock:
-        sock.sendall(sys.argv[3].encode("latin-1"))
         try:
+            sock.sendall(sys.argv[3].encode("latin-1"))
             kept += bool(sock.recv(1))  # multistream's greeting
         except ConnectionError:
             pass  # turned away
@@ -222,7 +228,7 @@ async def test_one_address_cannot_come_without_end() -> None:
             most = 32 + 4 * (trio.current_time() - began) + 1
             assert 32 <= kept <= most, most
             metrics = await daemon.call("metrics")
-            assert metrics["throttledConnections"] == metrics["refusedConnections"] == 100 - kept
+            assert metrics["throttledConnections"] == metrics["refusedConnections"] == 100 - kept, metrics
             assert metrics["bounds"]["newcomerAddresses"]["current"] == 1
             kept = int((await trio.run_process([*wire.one.run, *script], capture_stdout=True)).stdout)
             assert kept == 100, "programs of the same machine may"
@@ -292,5 +298,5 @@ async def accepted(peer: MiniPeer, address: str, source: str) -> Connection:
     while True:
         try:
             return await peer.dial(address, source=source)
-        except ConnectionLost:
-            pass  # refused still
+        except (Gone, OSError):
+            await trio.sleep(0.01)  # refused still

@@ -44,6 +44,9 @@ async def two_homes(
             nodes = [f"{place}/p2p/{node.peer_id}" for place, node in zip(places, out, strict=True)]
             home = partial(begin, settings={"relay.nodes": nodes[:1]}, bootstrap_nodes=nodes)
             one_home, other_home = [await stack.enter_async_context(home(prefix=at.run)) for at in inside]
+            for daemon in (one_home, other_home):  # from where each is seen, all of them have said
+                for node in out:
+                    await daemon.wait_event("peer:identify", peerId=node.peer_id)
             yield one_home, other_home, out[0]
 
 

@@ -8,7 +8,7 @@ import json
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ OPTIONS = (
 )
 
 
+class Refused(AssertionError):
+    """The browser does not do it: also where the page has just gone to another."""
+
+
 class Page:
     def __init__(self, socket: WebSocketConnection) -> None:
         self._socket = socket
@@ -36,7 +40,8 @@ class Page:
         while True:
             message = json.loads(await self._socket.get_message())
             if message.get("id") == number:
-                assert "error" not in message, message
+                if "error" in message:
+                    raise Refused(message)
                 result: dict[str, Any] = message["result"]
                 return result
 
@@ -49,9 +54,11 @@ class Page:
     async def until(self, script: str) -> None:
         """Wait until an expression is true."""
         with trio.move_on_after(PATIENCE):
-            while not await self.run(f"Boolean({script})"):  # noqa: ASYNC110 - a page tells no event
+            while True:
+                with suppress(Refused):
+                    if await self.run(f"Boolean({script})"):
+                        return
                 await trio.sleep(0.1)
-            return
         raise AssertionError(f"not in {PATIENCE} s: {script}; the page shows:\n{await self.text()}")
 
     async def text(self, selector: str = "body") -> str:
