@@ -19,56 +19,56 @@ class AuditParams(Params, frozen=True):
 
 
 class AuditEntry(Record, frozen=True, kw_only=True):
-    """One call that changed something, or that was refused."""
+    """A call that changed something, or that was refused."""
 
     seq: int  # number of the entry; rises by one while the daemon runs
     time: int  # when the call ended, ms since the Unix epoch
-    method: str  # that was called
-    params: dict[str, Any]  # as the caller gave them, cut short; of texts that may be private, only the length
-    # ok; unchanged: there was nothing to do; CANCELLED: the caller went away; else an error's code
+    method: str  # the method called
+    params: dict[str, Any]  # as the caller gave them, shortened; texts that may be private are replaced by their length
+    # ok; unchanged: there was nothing to do; CANCELLED: the caller disconnected; otherwise the code of an error
     outcome: CallOutcome
     duration: float  # ms
-    transport: Annotated[str, words("ipc", "http", "ws")]  # that the call came by
+    transport: Annotated[str, words("ipc", "http", "ws")]  # how the call arrived
     id: str | None = None  # the request's id, as JSON; left out for a notification
-    uid: int | None = None  # of the calling process, over IPC
-    pid: int | None = None  # of that process
+    uid: int | None = None  # user id of the calling process, over IPC
+    pid: int | None = None  # process id of the caller, over IPC
     token: str | None = None  # name of the token, over HTTP and WebSocket
-    remote: str | None = None  # address of the other end, over HTTP and WebSocket
+    remote: str | None = None  # address of the caller, over HTTP and WebSocket
 
 
 class AuditResult(Record, frozen=True):
     head: int  # number of the newest entry
-    entries: list[AuditEntry]  # in their order
-    missed: int  # entries after `after` that are held no longer; the log has them
+    entries: list[AuditEntry]  # oldest first
+    missed: int  # entries after `after` that are no longer held; the log has them
 
 
 class TokenCreateParams(Params, frozen=True):
     name: str  # 1 to 64 letters, digits and . _ -
     access: Access  # what it grants; each level includes those before it
-    methods: list[str] | None = None  # nothing but these
-    expires_in: int | None = None  # ms; without it the token is good until it is revoked
-    # patterns of the protocols that it may handle, open and request, 64 at most; * stands for any characters
+    methods: list[str] | None = None  # the only methods that it may call; without it, all that `access` allows
+    expires_in: int | None = None  # ms; without it, the token is valid until it is revoked
+    # patterns of the protocols that it may handle, open and request, at most 64; * stands for any characters
     protocols: list[str] | None = None
-    peers: list[str] | None = None  # ids of the peers that its calls may name, 64 at most
+    peers: list[str] | None = None  # ids of the peers that its calls may name, at most 64
 
 
 class TokenNameParams(Params, frozen=True):
-    name: str  # of a token
+    name: str  # the token's name
 
 
 class TokenRecord(Record, frozen=True, kw_only=True):
-    """A token, without the token itself, which only who made it knows."""
+    """What is known of a token. The token itself is returned only when it is created."""
 
     name: str
     access: Access  # what it grants
-    methods: list[str] | None = None  # nothing but these; left out where all that `access` allows may be called
-    # patterns of the protocols that it may handle, open and request; left out where it may use all
+    methods: list[str] | None = None  # the only methods that it may call; left out for all that `access` allows
+    # patterns of the protocols that it may handle, open and request; left out if it may use all
     protocols: list[str] | None = None
-    peers: list[str] | None = None  # ids of the peers that its calls may name; left out where they may name all
+    peers: list[str] | None = None  # ids of the peers that its calls may name; left out if they may name any
     created: int  # ms since the Unix epoch
-    expires: int | None = None  # ms since the Unix epoch; left out where it is good until it is revoked
+    expires: int | None = None  # ms since the Unix epoch; left out if it is valid until it is revoked
     expired: bool = False  # whether it has expired
-    last_used: int | None = None  # ms since the Unix epoch; left out where it was not since the daemon started
+    last_used: int | None = None  # ms since the Unix epoch; left out if it has not been used since the daemon started
 
 
 class TokenCreated(TokenRecord, frozen=True, kw_only=True):
@@ -77,4 +77,4 @@ class TokenCreated(TokenRecord, frozen=True, kw_only=True):
 
 class TokenRevoked(Record, frozen=True):
     name: str
-    revoked: bool  # false where there was no such token
+    revoked: bool  # false if there was no such token

@@ -1,4 +1,4 @@
-"""What every part of the vocabulary is made of: records, parameters, and words that several areas share."""
+"""The base of the vocabulary: records, parameters, and types that several areas share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 def words(*names: str) -> msgspec.Meta:
-    """A closed set of words, as the OpenRPC document shows it. A client takes any other too: a later daemon may know
+    """A set of words, listed in the OpenRPC document. Clients also accept other words, because a later daemon may know
     more."""
     return msgspec.Meta(extra_json_schema={"enum": list(names)})
 
@@ -32,7 +32,7 @@ EndReason = Annotated[
         "duplicate",
     ),
 ]
-# Plain values whose schema says more than their type: the whole of them stands in the OpenRPC document
+# Plain values in Python; the OpenRPC document has the full schemas.
 EventType = Annotated[str, msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/EventType"})]
 AnyEvent = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/Event"})]
 Overrides = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#/components/schemas/NodeOverrides"})]
@@ -41,8 +41,8 @@ Overrides = Annotated[dict[str, Any], msgspec.Meta(extra_json_schema={"$ref": "#
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
     """A result or the data of an event.
 
-    Fields are attributes (``status.peer_id``); for code that comes from JSON they are also items under the name on
-    the wire (``status["peerId"]``).
+    Fields are attributes (``status.peer_id``). They can also be read as items by their names on the wire
+    (``status["peerId"]``), as in JSON.
     """
 
     def __getitem__(self, name: str) -> Any:
@@ -55,14 +55,14 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
         raise KeyError(name)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The field under its wire name or its Python name, or ``default`` where it is missing."""
+        """The field with this wire name or Python name, or ``default`` if it is missing."""
         try:
             return self[name]
         except KeyError:
             return default
 
     def to_dict(self) -> dict[str, Any]:
-        """The record as it stands on the wire: camelCase keys, plain values."""
+        """The record as it is sent: camelCase keys, plain values."""
         plain: dict[str, Any] = msgspec.to_builtins(self)
         return plain
 
@@ -70,7 +70,8 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
 class Params(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel", forbid_unknown_fields=True):
     """Parameters of a method; the order of the fields is the order of positional parameters.
 
-    ``PAYLOADS`` names those that carry what users send, of any length, on the wire; texts in all others are bounded.
+    ``PAYLOADS`` lists, by their names on the wire, the parameters that carry users' data of any length. Texts in all
+    other parameters are bounded.
     """
 
     PAYLOADS: ClassVar[tuple[str, ...]] = ()

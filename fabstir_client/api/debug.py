@@ -1,4 +1,4 @@
-"""Vocabulary of looking inside a running daemon: its tasks, its log's levels, and a dump of all that helps."""
+"""Vocabulary for inspecting a running daemon: its tasks, its log levels, and a dump for diagnosis."""
 
 from __future__ import annotations
 
@@ -13,34 +13,33 @@ AskedLevel = Annotated[str, words("debug", "info", "warning", "error", "inherit"
 class TaskRecord(Record, frozen=True):
     """One task of the event loop."""
 
-    name: str  # of its function
-    depth: int  # in the tree: how many tasks it lies below
+    name: str  # the name of its function
+    depth: int  # its depth in the tree; 0 for the root
     stack: list[str]  # where it waits, outermost call first: file:line function
 
 
 class TaskTree(Record, frozen=True):
-    """The tasks, each followed by those that it owns."""
+    """All tasks, each followed by its children."""
 
-    count: int  # tasks that there are
+    count: int  # number of tasks
     tasks: list[TaskRecord]  # the first 5,000
 
 
 class Dump(Record, frozen=True):
-    """A zip file with what helps to find out what is wrong. It has no key and no token in it, but it names peers and
-    their addresses."""
+    """A zip file for diagnosing faults. It contains no keys and no tokens, but it shows peers and their addresses."""
 
-    name: str  # for the file: it names the node and the instant
+    name: str  # a file name that shows the node and the time
     size: int  # bytes
-    files: list[str]  # that are in it
-    content: bytes  # the zip
+    files: list[str]  # names of the files in it
+    content: bytes  # the zip file
 
 
 class LogLevelParams(Params, frozen=True):
-    logger: str | None = None  # one logger and those below it, such as p2p, api.http or libp2p; all of them if left out
-    level: AskedLevel | None = None  # "inherit" with a logger only; left as it is if left out
+    logger: str | None = None  # one logger and those below it, such as p2p, api.http or libp2p; all if left out
+    level: AskedLevel | None = None  # "inherit" only with `logger`; unchanged if left out
 
 
 class LogLevels(Record, frozen=True):
-    level: SetLevel  # of all loggers that have none of their own
-    loggers: dict[str, SetLevel]  # those that have, and it
-    known: list[str]  # loggers that can be given one
+    level: SetLevel  # of all loggers without their own
+    loggers: dict[str, SetLevel]  # loggers with their own level
+    known: list[str]  # loggers whose level can be set

@@ -44,7 +44,7 @@ class InvalidRequest(RpcError):
 
 
 class MethodNotFound(RpcError):
-    """There is no such method, or not on this transport."""
+    """There is no such method, or it is not available on this transport."""
 
     code, rpc_code = "METHOD_NOT_FOUND", -32601
 
@@ -56,7 +56,7 @@ class InvalidParams(RpcError):
 
 
 class InternalError(RpcError):
-    """A defect inside the daemon; ``data["logId"]`` finds the whole of it in the daemon's log."""
+    """A defect in the daemon; ``data["logId"]`` identifies the entry with the details in the daemon's log."""
 
     code, rpc_code = "INTERNAL_ERROR", -32603
 
@@ -68,7 +68,7 @@ class NodeNotRunning(RpcError):
 
 
 class DeadlineExceeded(RpcError):
-    """The call's own deadline passed."""
+    """The call's deadline has passed."""
 
     code, rpc_code, retryable = "TIMEOUT", -32002, True
 
@@ -86,19 +86,19 @@ class PeerNotFound(RpcError):
 
 
 class LimitExceeded(RpcError):
-    """As many as may be are there already; try again later, or raise the limit."""
+    """A limit has been reached; try again later, or raise the limit."""
 
     code, rpc_code, retryable = "LIMIT_EXCEEDED", -32005, True
 
 
 class DialFailed(RpcError):
-    """No address of the peer could be connected to."""
+    """The peer could not be connected to at any of its addresses."""
 
     code, rpc_code, retryable = "DIAL_FAILED", -32006, True
 
 
 class InvalidState(RpcError):
-    """The call does not fit how things are; the message says what to do first."""
+    """The call is not possible in the current state; the message says what to do first."""
 
     code, rpc_code = "INVALID_STATE", -32007
 
@@ -110,27 +110,27 @@ class Forbidden(RpcError):
 
 
 class FeatureDisabled(RpcError):
-    """The configuration switches it off."""
+    """The feature is disabled in the configuration."""
 
     code, rpc_code = "FEATURE_DISABLED", -32009
 
 
 class ListenFailed(RpcError):
-    """The node cannot listen where it should; a corrected ``start`` works."""
+    """The node or a tunnel cannot listen on an address; correct the cause and try again."""
 
     code, rpc_code, retryable = "LISTEN_FAILED", -32010, True
 
 
 class StreamFailed(RpcError):
-    """A stream to a peer could not be had, or broke; ``data["reason"]`` says how: the peer does not speak the protocol
-    (unsupported), would not agree (refused), has reset it (reset), did not answer (timeout), is gone (gone), or has too
-    many (busy)."""
+    """A stream to a peer could not be opened, or broke. ``data["reason"]`` says why: the peer does not speak the
+    protocol (unsupported), refused it (refused), reset the stream (reset), did not answer in time (timeout),
+    disconnected (gone), or has too many streams (busy)."""
 
     code, rpc_code = "STREAM_FAILED", -32011
 
 
 class DaemonUnreachable(FabstirError):
-    """No daemon was reached; the message says what was tried and what to run. Raised by the client only."""
+    """No daemon could be reached; the message says what was tried and what to run. Raised by the client only."""
 
     code, retryable = "DAEMON_UNREACHABLE", True
 
@@ -142,7 +142,7 @@ class ConnectionLost(FabstirError):
 
 
 class ClientTimeout(FabstirError):
-    """The daemon did not answer within the client's own bound. Raised by the client only."""
+    """The daemon did not answer within the client's own timeout. Raised by the client only."""
 
     code, retryable = "CLIENT_TIMEOUT", True
 
@@ -155,14 +155,14 @@ class StreamReset(FabstirError):
 
 
 class BadAnswer(FabstirError):
-    """The daemon sent something that is not what the API promises. Raised by the client only."""
+    """The daemon sent something that the API does not allow. Raised by the client only."""
 
     code = "BAD_ANSWER"
 
 
 class InvalidConfig(FabstirError, ValueError):
-    """A setting of the client itself is wrong: an argument, or a variable of the environment; the message names it.
-    Raised by the client only, before anything is sent."""
+    """An invalid setting of the client itself: an argument or an environment variable, which the message names. Raised
+    by the client only, before anything is sent."""
 
     code = "INVALID_CONFIG"
 

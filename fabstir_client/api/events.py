@@ -1,4 +1,4 @@
-"""Every type of event by its name on the wire: each module of the vocabulary brings its own."""
+"""All event types by their names on the wire, collected from the modules of the vocabulary."""
 
 from __future__ import annotations
 

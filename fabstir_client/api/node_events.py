@@ -1,4 +1,4 @@
-"""Events of the node, its peers and its dials, and how events are asked for."""
+"""Events of the node, its peers and its dials, and the results of methods that return events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fabstir_client.api.base import AnyEvent, Direction, EndReason, EventData, R
 
 
 class NodeStarted(EventData, frozen=True):
-    """The node listens. Not told again by a repeated start."""
+    """The node listens. Not repeated by a ``start`` while it is started."""
 
     TYPE = "p2p:started"
     peer_id: str
@@ -25,7 +25,7 @@ class NodeStopped(EventData, frozen=True):
 
 
 class PeerConnected(EventData, frozen=True):
-    """A peer's first connection is up; once, however many connections follow."""
+    """A peer's first connection is up. Further connections to the same peer publish no event."""
 
     TYPE = "peer:connect"
     peer_id: str
@@ -34,7 +34,7 @@ class PeerConnected(EventData, frozen=True):
 
 
 class PeerDisconnected(EventData, frozen=True):
-    """A peer's last connection is gone."""
+    """A peer's last connection has ended."""
 
     TYPE = "peer:disconnect"
     peer_id: str
@@ -43,7 +43,8 @@ class PeerDisconnected(EventData, frozen=True):
 
 
 class PeerIdentified(EventData, frozen=True):
-    """The peer has said what it is: the identify protocol has finished."""
+    """The identify protocol has finished: the peer has described itself. Published again when the description
+    changes."""
 
     TYPE = "peer:identify"
     peer_id: str
@@ -54,14 +55,14 @@ class PeerIdentified(EventData, frozen=True):
 
 
 class PeerPath(EventData, frozen=True):
-    """A peer that was reached through a relay has become direct: new streams take the direct connection, and the
-    relayed one closes once nothing is left on it."""
+    """A peer that was reached through a relay now has a direct connection. New streams use that, and the relayed
+    connection closes once it has no streams left."""
 
     TYPE = "peer:path"
     peer_id: str
     source: str = msgspec.field(name="from")  # the address through the relay
     to: str  # the direct address
-    took: int  # ms since the relayed connection was up
+    took: int  # ms since the relayed connection came up
 
 
 MappingMethod = Annotated[str, words("pcp", "nat-pmp", "upnp")]
@@ -72,54 +73,54 @@ class NatMapped(EventData, frozen=True):
     is renewed."""
 
     TYPE = "nat:mapped"
-    address: str  # outside, with /p2p/
-    protocol: Annotated[str, words("tcp", "udp")]  # that is mapped
+    address: str  # the external address, with /p2p/
+    protocol: Annotated[str, words("tcp", "udp")]  # the mapped protocol
     method: MappingMethod  # how the router was asked
-    expires: int | None = None  # instant; renewed long before. Absent where the router knows no end
+    expires: int | None = None  # when the lease ends; it is renewed well before. Left out if the router sets no end
 
 
 class NatUnmapped(EventData, frozen=True):
-    """A port mapping is gone: removed as the node stops, not renewed by the router, or left behind in another
+    """A port mapping has ended: removed because the node stops, not renewed by the router, or left behind in another
     network."""
 
     TYPE = "nat:unmapped"
-    address: str  # that was mapped
-    protocol: Annotated[str, words("tcp", "udp")]  # that is mapped
+    address: str  # the external address
+    protocol: Annotated[str, words("tcp", "udp")]  # the mapped protocol
     method: MappingMethod  # how the router was asked
-    expires: int | None = None  # instant at which the router forgets it, if it has not yet
+    expires: int | None = None  # when the router will forget it, unless it already has
 
 
 class ConnectionRetry(EventData, frozen=True):
-    """A dial of a bootstrap node failed, and another follows."""
+    """A dial of a bootstrap node failed, and will be retried."""
 
     TYPE = "connection:retry"
     address: str
-    attempt: int  # which re-dial follows: 1 to maxRetries
+    attempt: int  # number of the next retry, 1 to maxRetries
     max_retries: int  # [node] max_retries
-    delay: int  # ms until then: retryDelay * 2 ** (attempt - 1)
+    delay: int  # ms until the retry: retryDelay * 2 ** (attempt - 1)
     error: str
 
 
 class ConnectionFailed(EventData, frozen=True):
-    """The last dial of a bootstrap node failed too; the next cycle begins after [node] keepalive_interval."""
+    """The last dial of a bootstrap node's cycle failed too. The next cycle begins after [node] keepalive_interval."""
 
     TYPE = "connection:failed"
     address: str
-    attempts: int  # dials: 1 + maxRetries
+    attempts: int  # number of dials: 1 + maxRetries
     reason: Annotated[str, words("Max retries exceeded")]
     error: str  # of the last dial, in words
 
 
 class ConnectionCancelled(EventData, frozen=True):
-    """A stop cut off the dials of a bootstrap node; once an address, before p2p:stopped."""
+    """A stop has cancelled the dials of a bootstrap node. Published once for each address, before p2p:stopped."""
 
     TYPE = "connection:cancelled"
     address: str
-    attempts: int  # dials begun
+    attempts: int  # number of dials begun
 
 
 class BootstrapError(EventData, frozen=True):
-    """The first failed dial of a bootstrap node's cycle."""
+    """The first dial of a bootstrap node's cycle failed."""
 
     TYPE = "error"
     type: Annotated[str, words("BOOTSTRAP_CONNECTION_FAILED")]
@@ -147,7 +148,7 @@ EVENT_DATA: dict[str, type[EventData]] = {
 
 
 class Event(Record, frozen=True):
-    """One entry of the event log. ``data`` is the struct of its type; a dict where this client does not know it."""
+    """An entry of the event log. ``data`` is the struct of its type; a dict if this client does not know the type."""
 
     epoch: str
     seq: int
@@ -157,16 +158,16 @@ class Event(Record, frozen=True):
 
 
 class Lagged(Record, frozen=True):
-    """Stands where entries are missing from a stream. ``missed`` is None where the daemon was restarted in between."""
+    """Takes the place of events that are missing. ``missed`` is None if the daemon was restarted in between."""
 
     missed: int | None
-    resume: int  # seq of the entry that comes next
+    resume: int  # seq of the next entry
 
 
 class EventsResult(Record, frozen=True):
-    """Answer of the ``events`` method. ``missed`` is null where ``epoch`` was another run's."""
+    """The result of ``events``. ``missed`` is null if the given ``epoch`` is of another run of the daemon."""
 
     epoch: str
-    head: int  # number of the newest event; ask on from the last of ``events``, or from here where there is none
+    head: int  # number of the newest event; pass the last of ``events`` as the next ``after``, or this if it is empty
     events: list[AnyEvent]  # oldest first
-    missed: int | None  # entries that are gone, and stand where ``events`` begins
+    missed: int | None  # number of dropped events between ``after`` and the first of ``events``

@@ -1,6 +1,7 @@
-"""Protocols of the user's own: streams, byte for byte, and messages, one each way. See `types`.
+"""Users' own protocols: streams of bytes, and messages, one each way. See `types`.
 
-Bytes of messages are standard base64; those of streams are not here, since each stream is its own connection.
+The bytes of messages are standard base64. The bytes of streams are not in the API's messages: each stream is its own
+connection.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ StreamReason = Literal["unsupported", "refused", "reset", "timeout", "gone", "bu
 
 
 class RequestParams(Params, frozen=True):
-    """``data`` is sent in one frame on a new stream, our side of the stream is ended, and one frame is read back."""
+    """``data`` is sent in one frame on a new stream, our side is ended, and one frame is read as the answer."""
 
     PAYLOADS: ClassVar[tuple[str, ...]] = ("data",)
     peer_id: str
     protocol: str
     data: str  # base64
-    framing: Framing | None = None  # of both ways; uvarint where it is left out
+    framing: Framing | None = None  # of both messages; uvarint if left out
     timeout: int | None = None
 
 
@@ -31,12 +32,12 @@ class HandleParams(Params, frozen=True):
     """``framing`` and ``deadline`` are for messages, ``backlog`` and ``acceptTimeout`` for streams."""
 
     protocol: str
-    mode: Mode | None = None  # what peers' streams are: a message each way, or streams to accept; message if left out
-    framing: Framing | None = None  # of messages, both ways; uvarint where it is left out
+    mode: Mode | None = None  # whether peers' streams carry one message each way, or are accepted; message if left out
+    framing: Framing | None = None  # of both messages; uvarint if left out
     deadline: int | None = None  # ms that a request may wait for its answer; request_timeout if left out
-    backlog: int | None = None  # streams that wait to be accepted at a time, 1 to 1024; 16 where it is left out
-    accept_timeout: int | None = None  # ms that a stream waits to be accepted; 10000 where it is left out
-    shared: bool | None = None  # other connections may handle it too, if they say so as well; they are served in turn
+    backlog: int | None = None  # how many streams may wait to be accepted, 1 to 1024; 16 if left out
+    accept_timeout: int | None = None  # ms that a stream waits to be accepted; 10000 if left out
+    shared: bool | None = None  # whether other connections that set it too may handle the protocol in turn
 
 
 class ProtocolParams(Params, frozen=True):
@@ -44,12 +45,12 @@ class ProtocolParams(Params, frozen=True):
 
 
 class RequestIdParams(Params, frozen=True):
-    request_id: str  # of the notification
+    request_id: str  # from the notification
 
 
 class RespondParams(Params, frozen=True):
     PAYLOADS: ClassVar[tuple[str, ...]] = ("data",)
-    request_id: str  # of the notification
+    request_id: str  # from the notification
     data: str  # base64
 
 
@@ -73,21 +74,21 @@ class RequestResult(Record, frozen=True):
 
 class HandleResult(Record, frozen=True):
     protocol: str
-    framing: Framing | None = None  # of messages, both ways
+    framing: Framing | None = None  # of both messages
     deadline: int | None = None  # ms that a request may wait for its answer
-    mode: Mode = "message"  # left out where it is message
-    backlog: int | None = None  # streams that wait to be accepted at a time
+    mode: Mode = "message"  # left out if it is message
+    backlog: int | None = None  # how many streams may wait to be accepted
     accept_timeout: int | None = None  # ms that a stream waits to be accepted
-    shared: bool = False  # left out where it is false
+    shared: bool = False  # left out if it is false
 
 
 class UnhandleResult(Record, frozen=True):
     protocol: str
-    handled: bool  # by this connection, until now
+    handled: bool  # whether this connection handled it until now
 
 
 class ReadResult(Record, frozen=True):
-    request_id: str  # of the notification
+    request_id: str  # from the notification
     peer_id: str
     protocol: str
     data: str  # base64
@@ -95,27 +96,27 @@ class ReadResult(Record, frozen=True):
 
 
 class RespondResult(Record, frozen=True):
-    request_id: str  # of the notification
+    request_id: str  # from the notification
     sent: int  # bytes of the answer, without framing
 
 
 class OpenedStream(Record, frozen=True):
-    """What follows the newline of this answer, both ways, is the stream."""
+    """After the newline of this answer, the bytes in both directions are the stream."""
 
-    stream_id: str  # names it for `stream.list` and `stream.reset`
+    stream_id: str  # identifies it in `stream.list` and `stream.reset`
     peer_id: str
-    protocol: str  # that was agreed on
+    protocol: str  # the negotiated protocol
     address: str  # of the connection that carries it
     direction: Direction  # outbound: opened here; inbound: by the peer
 
 
 class ResetResult(Record, frozen=True):
     stream_id: str
-    reset: bool  # by this call; false where it had ended already
+    reset: bool  # true if this call reset it, false if it had already ended
 
 
 class StreamRecord(Record, frozen=True):
-    """One that has ended is listed for a minute more."""
+    """A stream. It is listed until a minute after its end."""
 
     stream_id: str
     peer_id: str
@@ -123,13 +124,13 @@ class StreamRecord(Record, frozen=True):
     direction: Direction  # outbound: opened here; inbound: by the peer
     state: StreamState  # waiting to be accepted, open, or ended
     opened_at: int  # ms since the Unix epoch
-    bytes_in: int  # that came from the peer and were taken by the local end
-    bytes_out: int  # that the local end has sent to the peer
+    bytes_in: int  # received from the peer and passed to the local end
+    bytes_out: int  # sent to the peer by the local end
     outcome: Outcome | None = None  # how it ended
 
 
 # --------------------------------------------------------------------------------------------------------------------
-# What belongs to one caller is told on the connection that handles the protocol, and nowhere else
+# Notices, which are sent only on the connection that handles the protocol
 
 
 class Notice(Record, frozen=True):
@@ -139,15 +140,15 @@ class Notice(Record, frozen=True):
 
 
 class StreamIncoming(Notice, frozen=True):
-    """A peer has opened a stream on a protocol that this connection handles as streams. ``stream.accept`` takes it, on
-    its own connection; a stream that nobody accepts in time is reset."""
+    """A peer has opened a stream on a protocol that this connection handles as streams. Accept it with
+    ``stream.accept`` on a new connection; a stream that is not accepted in time is reset."""
 
     METHOD = "stream.incoming"
     stream_id: str
     peer_id: str
     protocol: str
     address: str  # of the connection that carries it
-    deadline: int  # the instant at which it is reset unless it has been accepted
+    deadline: int  # when it is reset unless it has been accepted
 
 
 class StreamClosed(Notice, frozen=True):
@@ -156,29 +157,29 @@ class StreamClosed(Notice, frozen=True):
     METHOD = "stream.closed"
     stream_id: str
     outcome: Outcome  # how it ended
-    bytes_in: int  # that came from the peer and were taken by the local end
-    bytes_out: int  # that the local end has sent to the peer
+    bytes_in: int  # received from the peer and passed to the local end
+    bytes_out: int  # sent to the peer by the local end
 
 
 class ProtocolRequest(Notice, frozen=True):
-    """A peer has sent a message on a protocol that this connection handles. ``data`` is left out where it is larger
-    than 4 KiB: ``protocol.read`` hands it over."""
+    """A peer has sent a message on a protocol that this connection handles. ``data`` is left out if it is larger than
+    4 KiB; ``protocol.read`` returns it."""
 
     METHOD = "protocol.request"
-    request_id: str  # names it for `protocol.respond`
+    request_id: str  # identifies it in `protocol.respond`
     peer_id: str
     protocol: str
     size: int  # bytes
-    deadline: int  # the instant at which its stream is reset unless it has been answered
+    deadline: int  # when its stream is reset unless it has been answered
     data: str | None = None  # base64
 
 
 class ProtocolEnded(Notice, frozen=True):
-    """A request was answered, or can be answered no longer."""
+    """A request was answered, or can no longer be answered."""
 
     METHOD = "protocol.ended"
-    request_id: str  # of its `protocol.request`
-    outcome: Outcome  # ended: it was answered; reset: the protocol is handled no longer
+    request_id: str  # from its `protocol.request`
+    outcome: Outcome  # ended: it was answered; reset: this connection no longer handles the protocol
 
 
 NOTICES = (StreamIncoming, StreamClosed, ProtocolRequest, ProtocolEnded)

@@ -1,4 +1,4 @@
-"""Vocabulary of the page at ``/ui``: the code that opens it, and what it shows that no other method tells."""
+"""Vocabulary of the page at ``/ui``: the code that opens it, and data that no other method returns."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ DialState = Literal["due", "dialling", "waiting", "resting", "connected"]
 
 
 class UiCodeParams(Params, frozen=True):
-    access: Access = "read"  # of the token that the code is changed into; the caller's own level at most
+    access: Access = "read"  # of the token that the code is exchanged for; at most the caller's own level
 
 
 class UiCode(Record, frozen=True):
     """A code that opens the page once."""
 
-    code: str  # changed into a token by POST /ui/token
-    url: str  # of the page, with the code behind its #
-    access: Access  # of the token that it is changed into
+    code: str  # exchanged for a token by POST /ui/token
+    url: str  # of the page, with the code in its fragment
+    access: Access  # of the token that it is exchanged for
     expires: int  # ms since the Unix epoch: 30 s from now
 
 
 class DialRecord(Record, frozen=True):
-    """An address that the node stays connected to, and where its cycle of dials stands."""
+    """An address that the node tries to stay connected to, and the state of its dial cycle."""
 
     address: str
     source: DialSource  # why it is dialled
     state: DialState
-    attempts: int  # dials begun in this cycle
-    peer_id: str | None = None  # where the address names its peer, or it has been connected
-    next_dial: int | None = None  # ms since the Unix epoch; left out where none is due
+    attempts: int  # number of dials begun in this cycle
+    peer_id: str | None = None  # left out if the address does not name its peer and was never connected
+    next_dial: int | None = None  # ms since the Unix epoch; left out if none is due
     last_error: str | None = None  # of the last dial, unless it has connected since
 
 
 class LogTailParams(Params, frozen=True):
     after: int | None = None  # only lines after this one; without it, the newest
-    level: LogLevel = "debug"  # only lines of this level and those above it
-    limit: int | None = None  # lines at most, 1 to 1000; 200 if left out
+    level: LogLevel = "debug"  # only lines of this level and above
+    limit: int | None = None  # number of lines at most, 1 to 1000; 200 if left out
 
 
 class LogLine(Record, frozen=True):
     """One line of the daemon's log."""
 
-    seq: int  # rises by one a line
-    level: LogLevel  # how serious it is
+    seq: int  # number of the line; rises by one
+    level: LogLevel  # its level
     text: str  # the line, as JSON
 
 
 class LogTail(Record, frozen=True):
     """Lines of the log, oldest first."""
 
-    head: int  # of the newest line
-    lines: list[LogLine]  # that were asked for
-    missed: int  # lines after `after` that are kept no longer
+    head: int  # number of the newest line
+    lines: list[LogLine]  # the requested lines
+    missed: int  # number of lines after `after` that are no longer kept

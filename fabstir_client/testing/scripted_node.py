@@ -180,7 +180,7 @@ class ScriptedNode:
 
         with self.changed:
             if not self.changed.wait_for(lambda: self.ending or holds(), params["timeout"] / 1000) or not holds():
-                raise DeadlineExceeded("it did not come true", timeout=params["timeout"])
+                raise DeadlineExceeded("the conditions did not hold in time", timeout=params["timeout"])
             return {"status": self.status(), "peers": self.peer_records()}
 
     def _events(self, params: Json) -> Json:

@@ -38,7 +38,7 @@ from fabstird.rpc.dispatch import Method
 
 Json = dict[str, Any]
 
-# Any call may fail with these, whatever its method does
+# Any call may fail with these, whatever its method.
 COMMON_ERRORS: tuple[type[RpcError], ...] = (
     InvalidParams,
     DeadlineExceeded,
@@ -55,17 +55,17 @@ Document = Annotated[Json, msgspec.Meta(description="An OpenRPC document, as htt
 
 
 class Heartbeat(Record, frozen=True):
-    """Nothing happened for a while. Every requested event up to ``head`` has been sent."""
+    """Sent when nothing has happened for a while. Every requested event up to ``head`` has been sent."""
 
     subscription: str
     head: int
 
 
 class LaggedNotice(Lagged, frozen=True, kw_only=True):
-    """Stands where entries are missing from a stream."""
+    """Sent in place of events that are missing."""
 
     subscription: str
-    missed: int | None  # how many; null if they belong to another run, whose number is unknown
+    missed: int | None  # how many; null if they were of an earlier run of the daemon, so their number is unknown
     resume: int  # number of the next event
 
 
@@ -101,9 +101,9 @@ def render(methods: list[Method]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(document(methods)), indent=2) + b"\n"
 
 
-class Told:
-    """The document as the daemon serves it. It is made once, at the first request, since that blocks the loop for a
-    tenth of a second."""
+class ServedDocument:
+    """The document as the daemon serves it. It is made once, at the first request, because making it blocks the loop
+    for a tenth of a second."""
 
     def __init__(self, methods: list[Method]) -> None:
         self._methods = methods
@@ -220,7 +220,7 @@ def _events() -> Json:
             "description": describe.text(data),
             "type": "object",
             "properties": {
-                "subscription": {"type": "string", "description": "which one it is sent for; in notifications only"},
+                "subscription": {"type": "string", "description": "its subscription; in notifications only"},
                 "epoch": {"type": "string", "description": describe.GLOSSARY["epoch"]},
                 "seq": {"type": "integer", "description": describe.GLOSSARY["seq"]},
                 "time": {"type": "integer", "description": describe.GLOSSARY["time"]},

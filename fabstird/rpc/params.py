@@ -10,16 +10,16 @@ from fabstird.config import LARGEST
 
 
 class Leaseholder(Protocol):
-    """A connection that holds something until it ends."""
+    """A connection that holds something until it closes."""
 
-    def at_end(self, key: str, then: Callable[[], None]) -> None: ...
+    def at_end(self, key: str, callback: Callable[[], None]) -> None: ...
 
 
 def leaseholder(subscriber: Any) -> Leaseholder:
     """The connection of a call with a lease (`Call.subscriber`). Raises `InvalidParams` where the call has no lasting
     connection."""
     if subscriber is None:
-        words = "only a connection can hold one: the IPC socket or a WebSocket"
+        words = "needs the IPC socket or a WebSocket, since a lease lasts as long as its connection"
         raise InvalidParams(f"Invalid params: lease: {words}", param="lease")
     holder: Leaseholder = subscriber
     return holder

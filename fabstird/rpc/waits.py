@@ -1,5 +1,5 @@
-"""Calls that wait until the node reaches some state. After each change one of them checks for all: however many wait, a
-change costs one look at the node, and next to nothing for each of them. Callers share the places."""
+"""Calls that wait until the node reaches a given state. After each change, one of them checks for all of them: the
+state of the node is read once, however many calls wait. Callers share the places."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Now:
 class _Waiter:
     wanted: WaitParams
     found: WaitResult | None = None
-    # set when its result is there, or when it is its turn to check
+    # set when its result is known, or when it is its turn to check
     woken: trio.Event = field(default_factory=trio.Event)
 
 
@@ -68,10 +68,10 @@ class Waits:
 
     @contextmanager
     def place(self, caller: Holder) -> Iterator[None]:
-        """A place for a call that waits until the context is left. Raises `LimitExceeded`, also where another caller
-        gets its place meanwhile."""
+        """Hold a place for a waiting call until the context is left. Raises `LimitExceeded` if there is none, or if
+        another caller gets it meanwhile."""
         if not self._places.has_room(caller):
-            raise _too_many(f"{self.held} calls are waiting already; the limit is {MOST}", self.held)
+            raise _too_many(f"{self.held} calls are already waiting; the limit is {MOST}", self.held)
         with trio.CancelScope() as scope:
             self._places.take(scope, caller)
             try:
@@ -79,7 +79,7 @@ class Waits:
             finally:
                 self._places.leave(scope)
         if scope.cancelled_caught:
-            raise _too_many(f"{MOST} calls are waiting, most of them this caller's; another one needs the place", MOST)
+            raise _too_many(f"{MOST} calls are waiting, most of them this caller's; another caller needs a place", MOST)
 
     async def until(
         self, wanted: WaitParams, caller: Holder, now: Callable[[], Now], change: Callable[[], Awaitable[None]]
@@ -120,10 +120,10 @@ class Waits:
             self._led = False
 
     def _hand_over(self) -> None:
-        """The call that checked, or was about to, has left: another one takes over."""
-        heir = next((one for one in self._waiting if one.found is None), None)
-        if heir is not None:
-            heir.woken.set()
+        """Let another call check, since the one that did so has left."""
+        successor = next((waiter for waiter in self._waiting if waiter.found is None), None)
+        if successor is not None:
+            successor.woken.set()
 
     def _look(self, now: Now) -> None:
         for waiter in self._waiting:

@@ -307,7 +307,7 @@ async def test_the_command_line_makes_lists_and_closes_them() -> None:
 async def test_a_lease_needs_a_connection_and_is_not_kept() -> None:
     async with pair() as (near, far), echo() as target:
         wanted = {"protocol": SSH, "target": target, "lease": "connection"}
-        with pytest.raises(InvalidParams, match="a tunnel that is kept outlives"):
+        with pytest.raises(InvalidParams, match="lease: cannot be combined with keep"):
             await near.call("tunnel.listen", **wanted, keep=True)
         async with local(near.path) as caller:
             made = await caller.call("tunnel.listen", wanted)

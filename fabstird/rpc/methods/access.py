@@ -1,4 +1,4 @@
-"""Methods about access: tokens and the audit. For administrators."""
+"""Methods for administrators: tokens and the audit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _check_methods(methods: list[str] | None, access: Access, known: Mapping[str
     if methods is None:
         return
     if not methods:
-        raise InvalidParams("Invalid params: methods: must name one at least; leave it out for all", param="methods")
+        raise InvalidParams("Invalid params: methods: must name at least one; leave it out for all", param="methods")
     for name in methods:
         if name not in known:
             raise InvalidParams(f'Invalid params: methods: there is no method "{name}"', param="methods")
@@ -62,7 +62,7 @@ def _check_patterns(patterns: list[str] | None) -> None:
     _check_number("protocols", patterns)
     for pattern in patterns:
         try:
-            # A protocol name may itself contain *, which is then part of the pattern
+            # A protocol name may itself contain *, so the pattern is checked as if it were a name.
             checked_protocol(pattern if pattern.startswith("/") else pattern.replace("*", "/", 1))
         except InvalidParams as error:
             words = error.message.removeprefix("protocol: ")
@@ -83,9 +83,9 @@ def _peers(texts: list[str]) -> list[str]:
 
 def _check_number(param: str, entries: list[str]) -> None:
     if not entries:
-        raise InvalidParams(f"Invalid params: {param}: must name one at least; leave it out for all", param=param)
+        raise InvalidParams(f"Invalid params: {param}: must name at least one; leave it out for all", param=param)
     if len(entries) > MAX_ENTRIES:
-        raise InvalidParams(f"Invalid params: {param}: {MAX_ENTRIES} at most, not {len(entries)}", param=param)
+        raise InvalidParams(f"Invalid params: {param}: at most {MAX_ENTRIES}, not {len(entries)}", param=param)
 
 
 def _check_scope(grant: Grant, access: Access, protocols: list[str] | None, peers: list[str] | None) -> None:
@@ -93,7 +93,7 @@ def _check_scope(grant: Grant, access: Access, protocols: list[str] | None, peer
     scope = grant.scope
     if not scope.covers(protocols, peers):
         raise Forbidden(
-            f"{grant.origin} can make tokens within its own scope only: {scope.words()}",
+            f"{grant.origin} can only create tokens within its own scope: {scope.words()}",
             method="token.create",
             needed=access,
             granted=grant.access,
@@ -103,11 +103,11 @@ def _check_scope(grant: Grant, access: Access, protocols: list[str] | None, peer
 
 
 def _check_wider(grant: Grant, access: Access, methods: list[str] | None) -> None:
-    """Refuse more than the issuer's own access: a token limited to some methods cannot make tokens for others."""
+    """Refuse more than the issuer's own access: a token limited to some methods cannot create tokens for others."""
     if grant.methods is not None and (methods is None or not grant.methods.issuperset(methods)):
         allowed = sorted(grant.methods)
         raise Forbidden(
-            f"{grant.origin} can make tokens for its own methods only: {', '.join(allowed)}",
+            f"{grant.origin} can only create tokens for its own methods: {', '.join(allowed)}",
             method="token.create",
             needed=access,
             granted=grant.access,
@@ -137,10 +137,10 @@ def audit(call: Call, params: AuditParams) -> AuditResult:
 
 
 METHODS = [
-    Method("token.create", TokenCreateParams, TokenCreated, "Make a token", token_create, True, "admin",
+    Method("token.create", TokenCreateParams, TokenCreated, "Create a token", token_create, True, "admin",
            errors=(InvalidState,)),
-    Method("token.list", NoParams, list[TokenRecord], "The tokens that there are", token_list, access="admin"),
-    Method("token.revoke", TokenNameParams, TokenRevoked, "End a token, at once", token_revoke, True, "admin",
+    Method("token.list", NoParams, list[TokenRecord], "All tokens", token_list, access="admin"),
+    Method("token.revoke", TokenNameParams, TokenRevoked, "Revoke a token, at once", token_revoke, True, "admin",
            errors=(InvalidState,), idle=lambda result: not result.revoked),
-    Method("audit", AuditParams, AuditResult, "The last calls that changed something", audit, access="admin"),
+    Method("audit", AuditParams, AuditResult, "The latest calls that changed something", audit, access="admin"),
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The three methods of the TypeScript SDK's P2P client (`rpc.bridge`), where ``[api] bridge`` switches them on."""
+"""The three methods of the TypeScript SDK's P2P client (`rpc.bridge`), enabled by ``[api] bridge``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from fabstird.rpc.dispatch import Call, Method
 
 
 async def discover(call: Call, params: BridgeDiscoverParams) -> BridgeNodes:
-    """With capabilities, nodes that provide all of them, by ``fabstir.discover``; without, the connected peers."""
+    """With capabilities, the nodes that provide all of them, as ``fabstir.discover`` finds them; without, the connected
+    peers."""
     _enabled(call)
     wanted = params.filter or BridgeFilter()
     if wanted.capabilities:
         return await _providers(call, wanted.capabilities, wanted.min_reputation)
     call.services.node.run()
-    # A connected peer's metadata is not read, so its reputation is unknown
+    # The metadata of connected peers is not read, so their reputation is unknown.
     found = call.services.node.view.peers() if wanted.min_reputation is None else []
     nodes = [BridgeNode(id=peer.peer_id, address=peer.connections[0].address, capabilities=[]) for peer in found]
     return BridgeNodes(nodes=nodes, source="local")
@@ -48,15 +49,15 @@ async def _providers(call: Call, capabilities: list[str], min_reputation: float 
 
 
 async def send(call: Call, params: BridgeSendParams) -> BridgeSent:
-    """The other daemon pushes ``{"type": "p2p_message", "data": MESSAGE}`` to each bridge client of it: the WebSockets
-    on which nothing but the bridge's methods was called. ``from`` in it is this node's peer id, and ``timestamp`` is
-    added where it has none; a message that is no object becomes the ``payload`` of one."""
+    """The other daemon pushes ``{"type": "p2p_message", "data": MESSAGE}`` to each of its bridge clients: the
+    WebSockets on which only the bridge's methods have been called. In MESSAGE, ``from`` is set to this node's peer id,
+    and ``timestamp`` is added if it is missing. A message that is not an object becomes the ``payload`` of one."""
     _enabled(call)
     return BridgeSent(peer_id=params.peer_id, delivered=await call.services.bridge.send(params.peer_id, params.message))
 
 
 def status(call: Call, _: NoParams) -> BridgeStatus:
-    """The node's, in the SDK's words."""
+    """The state of the node, in the form that the SDK expects."""
     _enabled(call)
     node = call.services.node
     return BridgeStatus(

@@ -22,15 +22,16 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def task_tree(_: Call, __: NoParams) -> TaskTree:
-    """What every task of the daemon waits for: where it hangs, when it hangs."""
-    seen = list(tasks.walk())
-    shown = [TaskRecord(one.name, one.depth, one.stack()) for one in itertools.islice(seen, tasks.MOST)]
-    return TaskTree(count=len(seen), tasks=shown)
+    """The call stack of every task of the daemon, which shows where it hangs."""
+    found = list(tasks.walk())
+    shown = [TaskRecord(task.name, task.depth, task.stack()) for task in itertools.islice(found, tasks.MOST)]
+    return TaskTree(count=len(found), tasks=shown)
 
 
 async def make_dump(call: Call, _: NoParams) -> Dump:
-    """Configuration, versions, status, peers, metrics, the newest 1,000 lines of the log and 1,000 events, and the task
-    tree. It holds no key, no token and no payload, but it names peers and their addresses."""
+    """The zip holds the configuration, versions, status, peers, metrics, the newest 1,000 lines of the log, the newest
+    1,000 events, and the task tree. It holds no keys, tokens or payloads, but it does show peers and their
+    addresses."""
     prometheus = await imported("fabstird.metrics.prometheus")
     services = call.services
     render = prometheus.exposition(services.counters, services.gauges)
@@ -44,8 +45,8 @@ async def make_dump(call: Call, _: NoParams) -> Dump:
 
 
 def level(call: Call, params: LogLevelParams) -> LogLevels:
-    """Change the level of the log, or of one logger, until the daemon ends or its configuration is read again; without
-    a level, only tell."""
+    """Changes the level of the whole log, or of one logger, until the daemon ends or reloads its configuration. Without
+    ``level``, it only returns the current levels."""
     allowed = LEVELS if params.logger is None else (*LEVELS, "inherit")
     if params.level is not None:
         if params.level not in allowed:
@@ -65,7 +66,8 @@ def level(call: Call, params: LogLevelParams) -> LogLevels:
 
 
 METHODS = [
-    Method("debug.tasks", NoParams, TaskTree, "What every task waits for", task_tree, access="admin"),
-    Method("debug.dump", NoParams, Dump, "A zip with all that helps to find a fault", make_dump, access="admin"),
-    Method("log.level", LogLevelParams, LogLevels, "Change the log's level", level, changes=True, access="admin"),
+    Method("debug.tasks", NoParams, TaskTree, "The task tree: what every task is waiting for", task_tree,
+           access="admin"),
+    Method("debug.dump", NoParams, Dump, "A zip file for diagnosing faults", make_dump, access="admin"),
+    Method("log.level", LogLevelParams, LogLevels, "Change the log level", level, changes=True, access="admin"),
 ]  # fmt: skip

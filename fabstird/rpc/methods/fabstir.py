@@ -16,21 +16,22 @@ from fabstird.rpc.params import duration
 
 
 async def announce(call: Call, params: AnnounceParams) -> Announced:
-    """Each capability is provided under the Fabstir node's key and under the SDK's, and the metadata put under this
-    node's id; all of it is announced again every twelve hours, across restarts, until ``fabstir.withdraw``."""
+    """Provides each capability under the Fabstir node's key and under the SDK's, and stores the metadata under this
+    node's peer id. All of it is announced again every twelve hours, across restarts, until ``fabstir.withdraw``."""
     timeout = duration("timeout", params.timeout)
     return await call.services.node.run().directory().announce(params.capabilities, params.metadata, timeout)
 
 
 async def withdraw(call: Call, params: WithdrawParams) -> Withdrawn:
-    """What other nodes hold expires there. The metadata goes with the last capability."""
+    """Stops announcing the capabilities, and after the last one the metadata too. Other nodes keep their records until
+    these expire."""
     return await call.services.node.run().directory().withdraw(params.capabilities)
 
 
 async def discover(call: Call, params: DiscoverParams) -> Discovered:
-    """Nodes that provide the model under either key, preferred ones first, then by reputation, latency and price; "any"
-    stands for every model. Waits for the DHT's first peer where there is none yet. What was found, and whole, is
-    remembered for [dht] discover_ttl; ``age`` says for how long."""
+    """Returns the nodes that provide the model under either key: preferred ones first, the others by reputation,
+    latency and price. The model "any" stands for all models. If the DHT has no peers yet, the call waits for the first.
+    A complete result is cached for [dht] discover_ttl; ``age`` is the age of the result."""
     timeout = duration("timeout", params.timeout)
     directory = call.services.node.run().directory()
     return await directory.discover(params.model, params.filters, bool(params.force_refresh), timeout)
@@ -39,9 +40,9 @@ async def discover(call: Call, params: DiscoverParams) -> Discovered:
 _OFF = (NodeNotRunning, FeatureDisabled)
 
 METHODS = [
-    Method("fabstir.announce", AnnounceParams, Announced, "Announce what this node can do", announce, changes=True,
+    Method("fabstir.announce", AnnounceParams, Announced, "Announce capabilities of this node", announce, changes=True,
            errors=(*_OFF, InvalidState)),
-    Method("fabstir.withdraw", WithdrawParams, Withdrawn, "Stop announcing it", withdraw, changes=True,
+    Method("fabstir.withdraw", WithdrawParams, Withdrawn, "Stop announcing capabilities", withdraw, changes=True,
            errors=(*_OFF, InvalidState)),
-    Method("fabstir.discover", DiscoverParams, Discovered, "Nodes that serve a model", discover, errors=_OFF),
+    Method("fabstir.discover", DiscoverParams, Discovered, "Find nodes that serve a model", discover, errors=_OFF),
 ]  # fmt: skip

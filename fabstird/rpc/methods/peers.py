@@ -1,4 +1,4 @@
-"""Methods about single peers: tags, protection, bans and kept addresses."""
+"""Methods for single peers: tags, protection, bans and kept addresses."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def unprotect(call: Call, params: PeerParams) -> PeerTags:
 
 
 async def ban(call: Call, params: BanParams) -> BanResult:
-    """Closes its connections, and refuses it both ways from now on, across restarts."""
+    """Closes its connections. From then on, connections from and to it are refused, across restarts."""
     target = _one_of(target=params.target, peerId=params.peer_id, ip=params.ip, cidr=params.cidr)
     result = (await call.services.node.shared()).commands.ban(target, params.duration, params.reason)
     await _saved(call)
@@ -62,9 +62,9 @@ async def bans(call: Call, _: NoParams) -> list[BanRecord]:
 
 
 async def keep(call: Call, params: KeepParams) -> KeepResult:
-    """Dialled from now on as a bootstrap node is, until ``peer.forget``: across restarts, or with a lease for as long
-    as this connection is open, which must be to the IPC socket or a WebSocket. An address that several have leased is
-    kept until the last of them is gone."""
+    """The node keeps dialling the address, as it does a bootstrap node, until ``peer.forget``: across restarts, or with
+    a lease for as long as this connection, an IPC socket or a WebSocket, is open. An address that several connections
+    have leased is kept until the last of them closes."""
     commands = (await call.services.node.shared()).commands
     if params.lease is None:
         result = commands.keep(params.address)
@@ -77,7 +77,7 @@ async def keep(call: Call, params: KeepParams) -> KeepResult:
 
 
 async def forget(call: Call, params: TargetParams) -> ForgetResult:
-    """A connection that is up stays. What other connections have leased stays kept."""
+    """An open connection stays open. Addresses leased by other connections are still kept."""
     target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
     result = (await call.services.node.shared()).commands.forget(target, call.subscriber)
     await _saved(call)
@@ -85,7 +85,7 @@ async def forget(call: Call, params: TargetParams) -> ForgetResult:
 
 
 async def explain(call: Call, params: TargetParams) -> Explanation:
-    """With the dials, bans, limits and errors that led there."""
+    """Includes the dials, bans, limits and errors that led to this state."""
     node = call.services.node
     target = _one_of(target=params.target, peerId=params.peer_id, address=params.address)
     shared = await node.shared()
@@ -95,7 +95,7 @@ async def explain(call: Call, params: TargetParams) -> Explanation:
 
 
 def _one_of(**given: str | None) -> str:
-    """The one of these parameters that is given. Raises `InvalidParams`."""
+    """The value of the only parameter that is given. Raises `InvalidParams` if there are more, or none."""
     values = [value for value in given.values() if value is not None]
     if len(values) != 1:
         names = ", ".join(given)
@@ -104,29 +104,30 @@ def _one_of(**given: str | None) -> str:
 
 
 async def _saved(call: Call) -> None:
-    """Save to the disk before the call is answered, so that the change survives a crash. Raises `InvalidState` where
+    """Save the peer book before the call is answered, so that the change survives a crash. Raises `InvalidState` where
     that fails."""
     try:
         await call.services.node.book.write()
     except OSError as error:
         raise InvalidState(
-            f"done, but it will not survive a restart: peers.json cannot be written: {error.strerror}", saved=False
+            f"done, but the change will be lost at a restart: peers.json cannot be written: {error.strerror}",
+            saved=False,
         ) from error
 
 
 METHODS = [
-    Method("peer.tag", TagParams, PeerTags, "Give a peer a tag; trimming spares high values", tag, changes=True),
-    Method("peer.untag", UntagParams, PeerTags, "Take a tag from a peer", untag, changes=True),
+    Method("peer.tag", TagParams, PeerTags, "Tag a peer; trimming spares high values", tag, changes=True),
+    Method("peer.untag", UntagParams, PeerTags, "Remove a tag from a peer", untag, changes=True),
     Method("peer.protect", PeerParams, PeerTags, "Never trim a peer", protect, changes=True),
-    Method("peer.unprotect", PeerParams, PeerTags, "A peer may be trimmed again", unprotect, changes=True),
-    Method("peer.ban", BanParams, BanResult, "Keep out a peer id, an IP address or a network", ban, changes=True,
+    Method("peer.unprotect", PeerParams, PeerTags, "Let a peer be trimmed again", unprotect, changes=True),
+    Method("peer.ban", BanParams, BanResult, "Ban a peer id, an IP address or a network", ban, changes=True,
            errors=(InvalidState,)),
     Method("peer.unban", UnbanParams, UnbanResult, "Lift a ban", unban, changes=True,
            errors=(InvalidState,), idle=lambda result: not result.unbanned),
     Method("peer.bans", NoParams, list[BanRecord], "Bans in force", bans),
     Method("peer.keep", KeepParams, KeepResult, "Stay connected to an address, across restarts", keep, changes=True,
            errors=(InvalidState,)),
-    Method("peer.forget", TargetParams, ForgetResult, "No longer keep an address or a peer", forget, changes=True,
+    Method("peer.forget", TargetParams, ForgetResult, "Stop keeping an address or a peer", forget, changes=True,
            errors=(InvalidState,), idle=lambda result: not result.addresses),
-    Method("peer.explain", TargetParams, Explanation, "Why a peer is connected, or is not", explain),
+    Method("peer.explain", TargetParams, Explanation, "Why a peer is or is not connected", explain),
 ]  # fmt: skip

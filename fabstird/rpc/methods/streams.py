@@ -42,7 +42,7 @@ from fabstird.rpc.params import duration
 
 
 class Holder(Protocol):
-    """A connection that holds something until it ends, and gets the notices for its caller."""
+    """A connection that holds something until it closes, and receives notices for its caller."""
 
     @property
     def identity(self) -> object: ...
@@ -51,7 +51,7 @@ class Holder(Protocol):
 
     def tell(self, notice: Notice) -> None: ...
 
-    def at_end(self, key: str, then: Callable[[], None]) -> None: ...
+    def at_end(self, key: str, callback: Callable[[], None]) -> None: ...
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -59,9 +59,9 @@ class Holder(Protocol):
 
 
 async def open_(call: Call, params: OpenParams) -> OpenedStream:
-    """The only line that a fresh connection to the IPC socket sends: what follows the newline of its answer, both ways,
-    is the stream. After an error it is an ordinary connection. A peer that is not connected is dialled where an address
-    of it is known. Over HTTP, `GET /stream` opens one."""
+    """Must be the first and only line on a new connection to the IPC socket. After the newline of the answer, the bytes
+    in both directions are the stream. After an error, the connection is an ordinary one. A peer that is not connected
+    is dialled if an address of it is known. Over HTTP, `GET /stream` opens a stream."""
     takeover = _takeover(call)
     node = call.services.node
     limit = duration("timeout", params.timeout) or node.settings.request_timeout
@@ -71,8 +71,8 @@ async def open_(call: Call, params: OpenParams) -> OpenedStream:
 
 
 async def accept(call: Call, params: StreamIdParams) -> OpenedStream:
-    """Takes a stream that a peer has opened, of which `stream.incoming` has told; as `stream.open`, on a connection of
-    its own."""
+    """Accepts a stream that a peer has opened and `stream.incoming` has announced. Like `stream.open`, it needs a new
+    connection."""
     takeover = _takeover(call)
     with _owner_of("stream.accept", call):
         protocols = (await call.services.node.shared()).protocols
@@ -81,13 +81,13 @@ async def accept(call: Call, params: StreamIdParams) -> OpenedStream:
 
 
 async def reset(call: Call, params: StreamIdParams) -> ResetResult:
-    """Cuts a stream, both ways, at once; one that waits is refused."""
+    """Resets a stream in both directions, at once. A stream that waits to be accepted is refused."""
     with _owner_of("stream.reset", call):
         return await (await call.services.node.shared()).protocols.reset(params.stream_id, _asker(call))
 
 
 async def list_(call: Call, _: NoParams) -> list[StreamRecord]:
-    """The caller's own; with admin access, everybody's."""
+    """The caller's own streams; with admin access, all streams."""
     return (await call.services.node.shared()).protocols.records(_asker(call))
 
 
@@ -95,8 +95,8 @@ def _takeover(call: Call) -> Takeover:
     if call.takeover is not None:
         return call.takeover
     if call.caller.transport != "ipc":
-        raise MethodNotFound("a stream is its own connection: over HTTP, GET /stream opens and accepts one")
-    raise InvalidState("this connection has been used; a stream is the first and only line of a fresh one")
+        raise MethodNotFound("a stream needs its own connection; over HTTP, GET /stream opens and accepts streams")
+    raise InvalidState("this connection has been used; a stream must be the first and only call on a new one")
 
 
 def _asker(call: Call) -> Asker:
@@ -111,8 +111,7 @@ def _owner_of(method: str, call: Call) -> Iterator[None]:
     except NotOwner as error:
         granted = call.caller.grant.access
         raise Forbidden(
-            f"{method}: it belongs to another user or token; with admin access to all protocols and peers, "
-            "it may be taken all the same",
+            f"{method}: it belongs to another user or token; that needs admin access to all protocols and peers",
             method=method,
             needed="admin",
             granted=granted,
@@ -124,8 +123,8 @@ def _owner_of(method: str, call: Call) -> Iterator[None]:
 
 
 async def request(call: Call, params: RequestParams) -> RequestResult:
-    """A peer that is not connected is dialled where an address of it is known. One message goes each way, at most
-    ``streams.max_message_bytes`` long; our side of the stream is ended after ours."""
+    """Sends one message on a new stream, ends our side, and returns the peer's message. Each may be up to
+    ``streams.max_message_bytes`` long. A peer that is not connected is dialled if an address of it is known."""
     node = call.services.node
     limit = duration("timeout", params.timeout) or node.settings.request_timeout
     data, framing = from_base64(params.data), params.framing or "uvarint"
@@ -140,10 +139,10 @@ async def request(call: Call, params: RequestParams) -> RequestResult:
 
 
 async def handle(call: Call, params: HandleParams) -> HandleResult:
-    """Only this connection gets what peers do on the protocol. In mode `message`: each message, as
-    `protocol.request`, to be answered by `protocol.respond` before its deadline. In mode `stream`: each stream, as
-    `stream.incoming`, to be taken by `stream.accept`. Ends with this connection, and outlives a stop of the node; open
-    streams outlive it. On IPC and WebSocket."""
+    """Only this connection is notified of what peers do on the protocol. In mode `message`, each message arrives as
+    `protocol.request` and must be answered by `protocol.respond` before its deadline. In mode `stream`, each stream is
+    announced as `stream.incoming` and accepted with `stream.accept`. Handling ends when this connection closes, but
+    continues across stops of the node; streams that are open then stay open. On IPC and WebSocket."""
     node, holder = call.services.node, _holder(call)
     limit = duration("deadline", params.deadline) or node.settings.request_timeout
     duration("acceptTimeout", params.accept_timeout)
@@ -155,18 +154,20 @@ async def handle(call: Call, params: HandleParams) -> HandleResult:
 
 
 async def unhandle(call: Call, params: ProtocolParams) -> UnhandleResult:
-    """What waits is reset; open streams go on."""
+    """Requests and streams that are waiting are reset; open streams continue."""
     return (await call.services.node.shared()).protocols.unhandle(params.protocol, _holder(call))
 
 
 async def read(call: Call, params: RequestIdParams) -> ReadResult:
-    """Its notification carries the data of small ones only. For whom it was told, and for admins."""
+    """Returns a request, including the data that is too large for its notification. Only the user or token that was
+    notified may read it, and admins."""
     with _owner_of("protocol.read", call):
         return (await call.services.node.shared()).protocols.messages.read(params.request_id, _asker(call))
 
 
 async def respond(call: Call, params: RespondParams) -> RespondResult:
-    """Returns once the whole answer is on its way to the peer. For whom it was told, and for admins."""
+    """Returns once the complete answer has been written to the peer's stream. Only the user or token that was notified
+    may answer, and admins."""
     with _owner_of("protocol.respond", call):
         messages = (await call.services.node.shared()).protocols.messages
         return await messages.respond(params.request_id, from_base64(params.data), _asker(call))
@@ -174,7 +175,7 @@ async def respond(call: Call, params: RespondParams) -> RespondResult:
 
 def _holder(call: Call) -> Holder:
     if call.subscriber is None:
-        raise MethodNotFound("a protocol is handled on the IPC socket or a WebSocket, for as long as that is open")
+        raise MethodNotFound("a protocol can be handled only on the IPC socket or a WebSocket, while that is open")
     holder: Holder = call.subscriber
     return holder
 
@@ -182,18 +183,19 @@ def _holder(call: Call) -> Holder:
 METHODS = [
     Method("stream.open", OpenParams, OpenedStream, "Open a stream to a peer: this connection becomes it", open_,
            changes=True, errors=(MethodNotFound, NodeNotRunning, PeerNotFound, DialFailed, InvalidState, StreamFailed)),
-    Method("stream.accept", StreamIdParams, OpenedStream, "Take a peer's stream: this connection becomes it", accept,
+    Method("stream.accept", StreamIdParams, OpenedStream, "Accept a peer's stream: this connection becomes it", accept,
            changes=True, errors=(MethodNotFound, InvalidState)),
-    Method("stream.reset", StreamIdParams, ResetResult, "Cut a stream, both ways", reset, changes=True,
+    Method("stream.reset", StreamIdParams, ResetResult, "Reset a stream", reset, changes=True,
            errors=(InvalidState,)),
-    Method("stream.list", NoParams, list[StreamRecord], "Streams, and for a minute how they ended", list_),
+    Method("stream.list", NoParams, list[StreamRecord], "Streams, including those that ended in the last minute",
+           list_),
     Method("request", RequestParams, RequestResult, "Send a message to a peer, read its answer", request, changes=True,
            errors=(NodeNotRunning, PeerNotFound, DialFailed, InvalidState, StreamFailed)),
-    Method("protocol.handle", HandleParams, HandleResult, "Answer peers on a protocol", handle, changes=True,
+    Method("protocol.handle", HandleParams, HandleResult, "Handle a protocol for peers", handle, changes=True,
            errors=(MethodNotFound, InvalidState)),
-    Method("protocol.unhandle", ProtocolParams, UnhandleResult, "No longer answer peers on it", unhandle, changes=True,
+    Method("protocol.unhandle", ProtocolParams, UnhandleResult, "Stop handling a protocol", unhandle, changes=True,
            errors=(MethodNotFound,)),
-    Method("protocol.read", RequestIdParams, ReadResult, "A peer's request that waits for its answer", read,
+    Method("protocol.read", RequestIdParams, ReadResult, "Read a peer's waiting request", read,
            errors=(InvalidState,)),
     Method("protocol.respond", RespondParams, RespondResult, "Answer a peer's request", respond, changes=True,
            errors=(InvalidState,)),

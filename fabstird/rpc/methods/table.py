@@ -61,7 +61,7 @@ from fabstird.rpc.methods import streams as methods_streams
 from fabstird.rpc.methods import tunnels as methods_tunnels
 from fabstird.rpc.methods import ui as methods_ui
 from fabstird.rpc.methods import waiting as methods_waiting
-from fabstird.rpc.openrpc import Document, Told
+from fabstird.rpc.openrpc import Document, ServedDocument
 from fabstird.rpc.params import duration
 
 MAX_EVENTS = 1000  # entries in one answer of `events`
@@ -82,21 +82,21 @@ class Subscriber(Protocol):
 
 
 async def start(call: Call, params: StartParams) -> Status:
-    """Idempotent. Returns once the node listens, without waiting for any dial; ``config`` holds for this run only.
-    Where the node cannot listen, its state is then "failed", and a corrected ``start`` works."""
+    """Idempotent. Returns once the node listens, without waiting for any dial. ``config`` applies to this run only. If
+    the node cannot listen, its state becomes "failed"; call ``start`` again once the cause is corrected."""
     await call.services.node.start(params.config)
     return call.services.status()
 
 
 async def stop(call: Call, _: NoParams) -> Status:
-    """Idempotent. Ends connections, dials and pending retries; the API stays up, and ``start`` works again, with the
-    same peer id."""
+    """Idempotent. Ends connections, dials and pending retries. The API stays up, and ``start`` starts the node again
+    with the same peer id."""
     await call.services.node.stop()
     return call.services.status()
 
 
 def status(call: Call, _: NoParams) -> Status:
-    """Answered at once, in every state of the node."""
+    """Answers at once, in every state of the node."""
     return call.services.status()
 
 
@@ -113,12 +113,12 @@ def metrics(call: Call, _: NoParams) -> Metrics:
 
 
 async def connect(call: Call, params: ConnectParams) -> ConnectResult:
-    """Where the peer is connected already, nothing is dialled. A dial asked for here ignores any back-off."""
+    """Does nothing if the peer is already connected. The dial ignores any back-off."""
     return await call.services.node.run().commands.connect(params.address, _timeout(params.timeout))
 
 
 async def disconnect(call: Call, params: DisconnectParams) -> DisconnectResult:
-    """A bootstrap node is then left alone for [node] keepalive_interval."""
+    """A bootstrap node is not dialled again for [node] keepalive_interval."""
     return await call.services.node.run().commands.disconnect(params.peer_id)
 
 
@@ -131,15 +131,15 @@ async def ping(call: Call, params: PingParams) -> PingResult:
 
 
 def subscribe(call: Call, params: SubscribeParams) -> SubscribeResult:
-    """On IPC and WebSocket. The answer is a snapshot of one instant; notifications follow it, never precede it, and
-    tell all that happens after that instant: ``event``, ``lagged`` where entries are gone, ``heartbeat`` in silence."""
+    """On IPC and WebSocket. The answer is a snapshot; every event after it follows as a notification: ``event`` for
+    each, ``lagged`` if some were dropped, ``heartbeat`` when nothing happens. No notification precedes the answer."""
     subscriber = _subscriber(call)
     services = call.services
     for part in ("status", "peers"):  # both are in the answer
         admit(part, "read", call.caller)
     after, gap = _position(services.events, params.after, params.epoch)
     subscription = subscriber.subscribe(call, after, gap, _types(params.types))
-    # Nothing waits from here on: head, status, peers and the cursor are of one instant
+    # There is no await from here on, so head, status, peers and the cursor are of one instant.
     return SubscribeResult(
         subscription=subscription,
         epoch=services.events.epoch,
@@ -161,13 +161,14 @@ def unsubscribe(call: Call, params: UnsubscribeParams) -> UnsubscribeResult:
 
 def _subscriber(call: Call) -> Subscriber:
     if call.subscriber is None:
-        raise MethodNotFound("subscriptions need the IPC socket or a WebSocket; over POST /rpc, call events")
+        raise MethodNotFound("subscribing needs the IPC socket or a WebSocket; over POST /rpc, call `events` instead")
     subscriber: Subscriber = call.subscriber
     return subscriber
 
 
 async def events(call: Call, params: EventsParams) -> EventsResult:
-    """The same stream for callers of POST /rpc: a long poll. Without ``after``: everything that the log still holds."""
+    """The same events as a long poll, for callers of POST /rpc. Without ``after``, it returns all that the log still
+    holds."""
     log = call.services.events
     types = _types(params.types)
     limit = MAX_EVENTS if params.limit is None else params.limit
@@ -232,8 +233,8 @@ def _timeout(timeout: int | None) -> int | None:
 
 
 def config(call: Call, _: NoParams) -> dict[str, Any]:
-    """Under the keys of the configuration file; tokens are left out. While the node runs with overrides of ``start``,
-    ``[node]`` shows what is in force."""
+    """Has the keys of the configuration file, without tokens. While the node runs with overrides from ``start``,
+    ``[node]`` shows the values in effect."""
     shown, node = call.services.config, call.services.node
     if node.state in ("starting", "started"):
         shown = dataclasses.replace(shown, node=node.settings)
@@ -250,7 +251,7 @@ def version(call: Call, _: NoParams) -> VersionResult:
 
 
 def shutdown(call: Call, _: NoParams) -> dict[str, Any]:
-    """The answer comes first."""
+    """Answers before the daemon stops."""
     call.after_reply.append(call.services.shutdown)
     return {}
 
@@ -263,24 +264,24 @@ METHODS = [  # this module's own, then one line for each area
     Method("start", StartParams, Status, "Start the node; `config` overrides keys for this run", start, changes=True,
            errors=(InvalidState, ListenFailed)),
     Method("stop", NoParams, Status, "Stop the node: end connections, dials and pending retries", stop, changes=True),
-    Method("status", NoParams, Status, "State of the node and where the event log stands", status),
-    Method("peers", NoParams, list[Peer], "Connected peers, one entry a peer", peers),
+    Method("status", NoParams, Status, "State of the node, and the newest event", status),
+    Method("peers", NoParams, list[Peer], "Connected peers, one entry for each", peers),
     Method("addresses", NoParams, Addresses, "Addresses: listened on, announced, observed by peers", addresses),
     Method("metrics", NoParams, Metrics, "Counters since the daemon started", metrics),
     Method("connect", ConnectParams, ConnectResult, "Connect to a multiaddr or to a known peer", connect, changes=True,
            errors=(NodeNotRunning, PeerNotFound, DialFailed)),
-    Method("disconnect", DisconnectParams, DisconnectResult, "Close every link to a peer", disconnect, changes=True,
-           errors=(NodeNotRunning, PeerNotFound)),
-    Method("ping", PingParams, PingResult, "Round trip to a connected peer", ping,
+    Method("disconnect", DisconnectParams, DisconnectResult, "Close all connections to a peer", disconnect,
+           changes=True, errors=(NodeNotRunning, PeerNotFound)),
+    Method("ping", PingParams, PingResult, "Measure the round-trip time to a connected peer", ping,
            errors=(NodeNotRunning, PeerNotFound, InvalidState)),
     Method("subscribe", SubscribeParams, SubscribeResult, "Follow events on this connection", subscribe,
            errors=(MethodNotFound,)),
     Method("unsubscribe", UnsubscribeParams, UnsubscribeResult, "End a subscription", unsubscribe,
            errors=(MethodNotFound,)),
-    Method("events", EventsParams, EventsResult, "Events after a number; waits if there are none yet", events),
+    Method("events", EventsParams, EventsResult, "Events after a number; can wait for the next one", events),
     *methods_waiting.METHODS,
     Method("config", NoParams, Config, "The effective configuration", config),
-    Method("version", NoParams, VersionResult, "Versions and the protocols that the node answers", version),
+    Method("version", NoParams, VersionResult, "Versions, and the protocols that the node answers", version),
     Method("shutdown", NoParams, Empty, "Stop the daemon, as SIGTERM does", shutdown, True, "admin"),
     *methods_peers.METHODS,
     *methods_streams.METHODS,
@@ -294,4 +295,4 @@ METHODS = [  # this module's own, then one line for each area
     Method("rpc.discover", NoParams, Document, "This document", discover),
 ]  # fmt: skip
 
-OPENRPC = Told(METHODS)
+OPENRPC = ServedDocument(METHODS)

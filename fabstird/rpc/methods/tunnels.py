@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 async def listen(call: Call, params: TunnelListenParams) -> TunnelRecord:
-    """Peers' streams on the protocol are connected to the target, which is of this machine unless `[tunnels] allow`
-    says more. Lives until it is closed, with a lease until this connection ends, or with `keep` through restarts of the
-    daemon, too."""
+    """Connects peers' streams on the protocol to the target, which must be on this machine unless `[tunnels] allow`
+    lists it. The tunnel lasts until it is closed or the daemon ends; with a lease, until this connection closes; with
+    `keep`, across restarts of the daemon."""
     holder, tunnels = _holder(call, params), await _tunnels(call)
     return _leased(tunnels, holder, await tunnels.listen(params, holder))
 
 
 async def forward(call: Call, params: TunnelForwardParams) -> TunnelRecord:
-    """Programs that connect to the socket talk to that peer, on the protocol. The daemon keeps dialling the peer;
-    while it is away, connections are closed at once. Lives until it is closed, with a lease until this connection ends,
-    or with `keep` through restarts."""
+    """Connects programs that connect to the socket to the peer, on the protocol. The daemon keeps dialling the peer;
+    while it is not connected, programs' connections are closed at once. The tunnel lasts until it is closed or the
+    daemon ends; with a lease, until this connection closes; with `keep`, across restarts of the daemon."""
     holder, tunnels = _holder(call, params), await _tunnels(call)
     return _leased(tunnels, holder, await tunnels.forward(params, holder))
 
@@ -41,7 +41,7 @@ async def list_(call: Call, _: NoParams) -> list[TunnelRecord]:
 
 
 async def close(call: Call, params: TunnelIdParams) -> TunnelClosed:
-    """Ends the streams that are open through it."""
+    """Closes the tunnel, and ends its open streams."""
     return await (await _tunnels(call)).close(params.tunnel_id)
 
 
@@ -50,14 +50,14 @@ def _holder(call: Call, params: TunnelListenParams | TunnelForwardParams) -> Lea
     if params.lease is None:
         return None
     if params.keep:
-        raise InvalidParams("Invalid params: lease: a tunnel that is kept outlives its connection", param="lease")
+        raise InvalidParams("Invalid params: lease: cannot be combined with keep", param="lease")
     return leaseholder(call.subscriber)
 
 
-def _leased(tunnels: Tunnels, holder: Leaseholder | None, made: TunnelRecord) -> TunnelRecord:
+def _leased(tunnels: Tunnels, holder: Leaseholder | None, tunnel: TunnelRecord) -> TunnelRecord:
     if holder is not None:
         holder.at_end("tunnels", lambda: tunnels.release(holder))
-    return made
+    return tunnel
 
 
 async def _tunnels(call: Call) -> Tunnels:
@@ -65,11 +65,11 @@ async def _tunnels(call: Call) -> Tunnels:
 
 
 METHODS = [
-    Method("tunnel.listen", TunnelListenParams, TunnelRecord, "Join peers' streams to a program", listen, True, "admin",
-           errors=(InvalidState,)),
-    Method("tunnel.forward", TunnelForwardParams, TunnelRecord, "Connect programs to a peer", forward, True, "admin",
-           errors=(InvalidState, ListenFailed)),
-    Method("tunnel.list", NoParams, list[TunnelRecord], "The tunnels, and what went through them", list_,
+    Method("tunnel.listen", TunnelListenParams, TunnelRecord, "Connect peers' streams to a local program", listen, True,
+           "admin", errors=(InvalidState,)),
+    Method("tunnel.forward", TunnelForwardParams, TunnelRecord, "Connect local programs to a peer", forward, True,
+           "admin", errors=(InvalidState, ListenFailed)),
+    Method("tunnel.list", NoParams, list[TunnelRecord], "All tunnels, and their traffic", list_,
            access="admin"),
     Method("tunnel.close", TunnelIdParams, TunnelClosed, "Close a tunnel", close, True, "admin",
            errors=(InvalidState,)),

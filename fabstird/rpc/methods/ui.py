@@ -19,8 +19,8 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 
 def code(call: Call, params: UiCodeParams) -> UiCode:
-    """Over the IPC socket only. The code is good once, for 30 seconds; the page changes it into a token of the given
-    access, which ends after 12 hours."""
+    """On the IPC socket only. The code can be used once, within 30 s. The page exchanges it for a token with the given
+    access, which expires after 12 hours."""
     services, grant = call.services, call.caller.grant
     if call.caller.transport != "ipc":
         raise Forbidden(
@@ -35,14 +35,14 @@ def code(call: Call, params: UiCodeParams) -> UiCode:
         raise FeatureDisabled("the page needs HTTP on a TCP port: set api.http", configKey="api.http")
     if RANK[params.access] > RANK[grant.access]:
         raise Forbidden(
-            f"a page with {params.access} access needs a caller with as much; {grant.origin} grants {grant.access}",
+            f"a page with {params.access} access needs a caller with that access; {grant.origin} grants {grant.access}",
             method="ui.code",
             needed=params.access,
             granted=grant.access,
         )
-    made = services.ui_codes.issue(params.access, grant.origin)
+    issued = services.ui_codes.issue(params.access, grant.origin)
     expires = int((time.time() + LIFETIME) * 1000)
-    return UiCode(code=made.text, url=f"{url}#code={made.text}", access=params.access, expires=expires)
+    return UiCode(code=issued.text, url=f"{url}#code={issued.text}", access=params.access, expires=expires)
 
 
 def page_url(http: str | None) -> str | None:
@@ -55,8 +55,8 @@ def page_url(http: str | None) -> str | None:
 
 
 def dials(call: Call, _: NoParams) -> list[DialRecord]:
-    """Bootstrap nodes, kept addresses and relays: the state of each cycle of dials, when the next one is due, and why
-    the last one failed. Empty while the node is stopped."""
+    """Bootstrap nodes, kept addresses and relays: for each, the state of its dial cycle, when the next dial is due, and
+    why the last one failed. Empty while the node is stopped."""
     node = call.services.node
     return node.run().commands.dials() if node.state == "started" else []
 
@@ -76,6 +76,6 @@ def log_tail(_: Call, params: LogTailParams) -> LogTail:
 METHODS = [
     Method("ui.code", UiCodeParams, UiCode, "A single-use code that opens the page at /ui", code,
            errors=(FeatureDisabled,)),
-    Method("dials", NoParams, list[DialRecord], "Addresses that are dialled, and where each cycle stands", dials),
+    Method("dials", NoParams, list[DialRecord], "Addresses that the node dials, and the state of each", dials),
     Method("log.tail", LogTailParams, LogTail, "The newest lines of the daemon's log", log_tail, access="admin"),
 ]  # fmt: skip

@@ -16,8 +16,8 @@ from fabstird.rpc.waits import Now
 
 
 async def wait(call: Call, params: WaitParams) -> WaitResult:
-    """Answered as soon as everything that is given holds at once; where nothing is given, at once. With ``peerId``
-    that peer must speak ``protocol``, else any peer may. Where it does not come true in time: TIMEOUT."""
+    """Answers as soon as all given conditions hold at the same time; without any, at once. With ``peerId``, that peer
+    must speak ``protocol``; otherwise any peer may. Fails with TIMEOUT if they do not hold in time."""
     services, node = call.services, call.services.node
     for part in ("status", "peers"):  # both are in the answer
         admit(part, "read", call.caller)
@@ -31,7 +31,7 @@ async def wait(call: Call, params: WaitParams) -> WaitResult:
             params = msgspec.structs.replace(params, peer_id=peer_id)
         return await services.waits.until(params, call.place, partial(_now, call), partial(_change, call))
     state = f"the node is {node.state}, with {len(node.view.peer_ids())} connected peers"
-    raise DeadlineExceeded(f"it did not come true within {timeout} ms: {state}", timeout=timeout)
+    raise DeadlineExceeded(f"the conditions did not hold within {timeout} ms: {state}", timeout=timeout)
 
 
 def _now(call: Call) -> Now:
@@ -54,5 +54,5 @@ async def _change(call: Call) -> None:
 
 
 METHODS = [
-    Method("wait", WaitParams, WaitResult, "Wait until the node stands so", wait),
+    Method("wait", WaitParams, WaitResult, "Wait until the node is in a given state", wait),
 ]

@@ -145,9 +145,9 @@ export interface LogConfig {
   format: "auto" | "console" | "json";
 }
 
-/** Stands where entries are missing from a stream. */
+/** Sent in place of events that are missing. */
 export interface LaggedNotice {
-  /** how many; null if they belong to another run, whose number is unknown */
+  /** how many; null if they were of an earlier run of the daemon, so their number is unknown */
   missed: number | null;
   /** number of the next event */
   resume: number;
@@ -155,7 +155,7 @@ export interface LaggedNotice {
   subscription: string;
 }
 
-/** Nothing happened for a while. Every requested event up to `head` has been sent. */
+/** Sent when nothing has happened for a while. Every requested event up to `head` has been sent. */
 export interface Heartbeat {
   /** its name, valid on its connection */
   subscription: string;
@@ -164,11 +164,11 @@ export interface Heartbeat {
 }
 
 /**
- * A peer has opened a stream on a protocol that this connection handles as streams. `stream.accept` takes it, on
- * its own connection; a stream that nobody accepts in time is reset.
+ * A peer has opened a stream on a protocol that this connection handles as streams. Accept it with
+ * `stream.accept` on a new connection; a stream that is not accepted in time is reset.
  */
 export interface StreamIncoming {
-  /** names a stream */
+  /** identifies a stream */
   streamId: string;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -176,28 +176,28 @@ export interface StreamIncoming {
   protocol: string;
   /** of the connection that carries it */
   address: string;
-  /** the instant at which it is reset unless it has been accepted */
+  /** when it is reset unless it has been accepted */
   deadline: number;
 }
 
 /** A stream that a peer had opened has ended. */
 export interface StreamClosed {
-  /** names a stream */
+  /** identifies a stream */
   streamId: string;
   /** how it ended */
   outcome: "ended" | "limit" | "peer_gone" | "peer_reset" | "reset" | "shutdown" | "stopped" | "timeout";
-  /** that came from the peer and were taken by the local end */
+  /** received from the peer and passed to the local end */
   bytesIn: number;
-  /** that the local end has sent to the peer */
+  /** sent to the peer by the local end */
   bytesOut: number;
 }
 
 /**
- * A peer has sent a message on a protocol that this connection handles. `data` is left out where it is larger
- * than 4 KiB: `protocol.read` hands it over.
+ * A peer has sent a message on a protocol that this connection handles. `data` is left out if it is larger than 4
+ * KiB; `protocol.read` returns it.
  */
 export interface ProtocolRequest {
-  /** names it for `protocol.respond` */
+  /** identifies it in `protocol.respond` */
   requestId: string;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -205,22 +205,22 @@ export interface ProtocolRequest {
   protocol: string;
   /** bytes */
   size: number;
-  /** the instant at which its stream is reset unless it has been answered */
+  /** when its stream is reset unless it has been answered */
   deadline: number;
   /** base64 */
   data?: string | undefined;
 }
 
-/** A request was answered, or can be answered no longer. */
+/** A request was answered, or can no longer be answered. */
 export interface ProtocolEnded {
-  /** of its `protocol.request` */
+  /** from its `protocol.request` */
   requestId: string;
-  /** ended: it was answered; reset: the protocol is handled no longer */
+  /** ended: it was answered; reset: this connection no longer handles the protocol */
   outcome: "ended" | "limit" | "peer_gone" | "peer_reset" | "reset" | "shutdown" | "stopped" | "timeout";
 }
 
 export interface NodeNotRunningData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
@@ -229,19 +229,19 @@ export interface NodeNotRunningData {
 }
 
 export interface TimeoutData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
   /** the deadline that passed, ms */
   timeout: number;
-  /** whom it was about */
+  /** the peer that the call was about */
   peerId?: string | undefined;
 }
 
-/** Of an error that names a limit. */
+/** The `data` of an error that is caused by a limit. */
 export interface LimitData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
@@ -249,14 +249,14 @@ export interface LimitData {
   limit: number;
   /** how much there is, or would have been */
   current: number;
-  /** the key of the configuration that sets the limit; null where none does */
+  /** the configuration key that sets the limit; null if it cannot be configured */
   configKey: string | null;
-  /** whose message it was */
+  /** the peer whose message was too large */
   peerId?: string | undefined;
 }
 
 export interface PeerNotFoundData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
@@ -265,131 +265,131 @@ export interface PeerNotFoundData {
 }
 
 export interface DialFailedData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** by address that was tried: the error in words */
+  /** the error in words, by the address that was tried */
   errors: Record<string, string>;
 }
 
 export interface InvalidStateData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** whom it was about */
+  /** the peer that the call was about */
   peerId?: string | undefined;
-  /** what it was about */
+  /** the protocol that the call was about */
   protocol?: string | undefined;
-  /** "protocol" where the peer does not speak it, "stream" where that broke */
+  /** "protocol": the peer does not speak it; "stream": the stream broke */
   reason?: "protocol" | "stream" | undefined;
-  /** a peer's request that no longer waits */
+  /** a peer's request that is no longer waiting */
   requestId?: string | undefined;
-  /** a tunnel that is not there */
+  /** a tunnel that does not exist */
   tunnelId?: string | undefined;
-  /** a stream that does not exist, or no longer waits */
+  /** a stream that does not exist, or is no longer waiting */
   streamId?: string | undefined;
-  /** false where the change is in effect, but could not be written to the disk */
+  /** false if the change is in effect, but could not be written to disk */
   saved?: boolean | undefined;
 }
 
 export interface ForbiddenData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** that was refused */
+  /** the method that was refused */
   method: string;
-  /** the level that it needs */
+  /** the access level that it needs */
   needed: "admin" | "read" | "write";
-  /** what the caller has; none where a token has ended */
+  /** the caller's level; none if its token has ended */
   granted: "admin" | "none" | "read" | "write";
-  /** the key of the configuration that would allow it, where one does */
+  /** the configuration key that would allow it, if there is one */
   configKey?: string | undefined;
-  /** all that the caller's token is for, where that is what stands in the way */
+  /** the methods that the caller's token allows, if they are the reason */
   methods?: string[] | undefined;
-  /** patterns that it is for, where they stand in the way */
+  /** the protocol patterns that the token allows, if they are the reason */
   protocols?: string[] | undefined;
-  /** ids of the peers that it is for, where they stand in the way */
+  /** ids of the peers that the token allows, if they are the reason */
   peers?: string[] | undefined;
 }
 
 export interface FeatureDisabledData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** the key of the configuration that enables it */
+  /** the configuration key that enables the feature */
   configKey: string;
 }
 
 export interface ListenFailedData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** that could not be listened on */
+  /** the address that could not be listened on */
   address: string;
   /** in words */
   reason: string;
 }
 
 export interface StreamFailedData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** that was asked for; several are joined by a comma */
+  /** the requested protocols, separated by commas */
   protocol: string;
   /** how it failed */
   reason: "busy" | "gone" | "refused" | "reset" | "timeout" | "unsupported";
 }
 
-/** Of every error. */
+/** The `data` of every error. */
 export interface ErrorData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
 }
 
 export interface MethodNotFoundData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** that was asked for; left out where it exists, but not on this transport */
+  /** the method called; left out if it exists, but not on this transport */
   method?: string | undefined;
 }
 
 export interface InvalidParamsData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** the parameter that is wrong; left out where it is their number */
+  /** the invalid parameter; left out if the number of parameters is wrong */
   param?: string | undefined;
-  /** one line a mistake, where a parameter can have several */
+  /** one line for each mistake, if a parameter can have several */
   mistakes?: string[] | undefined;
-  /** the newest event, where `after` lies beyond it */
+  /** number of the newest event, if `after` is beyond it */
   head?: number | undefined;
 }
 
 export interface InternalErrorData {
-  /** the symbolic code, which never changes; the message is for people, and may */
+  /** the symbolic code, which never changes; the message is for people, and may change */
   code: string;
   /** whether the same call may succeed later without being changed */
   retryable: boolean;
-  /** finds the whole of it in the daemon's log */
+  /** identifies the entry with the details in the daemon's log */
   logId: string;
 }
 
-/** The node listens. Not told again by a repeated start. */
+/** The node listens. Not repeated by a `start` while it is started. */
 export interface NodeStarted {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -403,7 +403,7 @@ export interface NodeStopped {
   peerId: string;
 }
 
-/** A peer's first connection is up; once, however many connections follow. */
+/** A peer's first connection is up. Further connections to the same peer publish no event. */
 export interface PeerConnected {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -413,7 +413,7 @@ export interface PeerConnected {
   direction: "inbound" | "outbound";
 }
 
-/** A peer's last connection is gone. */
+/** A peer's last connection has ended. */
 export interface PeerDisconnected {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -423,11 +423,14 @@ export interface PeerDisconnected {
   duration: number;
 }
 
-/** The peer has said what it is: the identify protocol has finished. */
+/**
+ * The identify protocol has finished: the peer has described itself. Published again when the description
+ * changes.
+ */
 export interface PeerIdentified {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** what software the peer says it runs */
+  /** the software that the peer says it runs */
   agentVersion: string;
   /** the protocol family that the peer says it belongs to */
   protocolVersion: string;
@@ -438,8 +441,8 @@ export interface PeerIdentified {
 }
 
 /**
- * A peer that was reached through a relay has become direct: new streams take the direct connection, and the
- * relayed one closes once nothing is left on it.
+ * A peer that was reached through a relay now has a direct connection. New streams use that, and the relayed
+ * connection closes once it has no streams left.
  */
 export interface PeerPath {
   /** a peer's id: base58btc text, such as 12D3KooW… */
@@ -448,56 +451,56 @@ export interface PeerPath {
   from: string;
   /** the direct address */
   to: string;
-  /** ms since the relayed connection was up */
+  /** ms since the relayed connection came up */
   took: number;
 }
 
 /** The router forwards one of its addresses to this node (port mapping). Not repeated when the lease is renewed. */
 export interface NatMapped {
-  /** outside, with /p2p/ */
+  /** the external address, with /p2p/ */
   address: string;
-  /** that is mapped */
+  /** the mapped protocol */
   protocol: "tcp" | "udp";
   /** how the router was asked */
   method: "pcp" | "nat-pmp" | "upnp";
-  /** instant; renewed long before. Absent where the router knows no end */
+  /** when the lease ends; it is renewed well before. Left out if the router sets no end */
   expires?: number | undefined;
 }
 
 /**
- * A port mapping is gone: removed as the node stops, not renewed by the router, or left behind in another
+ * A port mapping has ended: removed because the node stops, not renewed by the router, or left behind in another
  * network.
  */
 export interface NatUnmapped {
-  /** that was mapped */
+  /** the external address */
   address: string;
-  /** that is mapped */
+  /** the mapped protocol */
   protocol: "tcp" | "udp";
   /** how the router was asked */
   method: "pcp" | "nat-pmp" | "upnp";
-  /** instant at which the router forgets it, if it has not yet */
+  /** when the router will forget it, unless it already has */
   expires?: number | undefined;
 }
 
-/** A dial of a bootstrap node failed, and another follows. */
+/** A dial of a bootstrap node failed, and will be retried. */
 export interface ConnectionRetry {
   /** multiaddr */
   address: string;
-  /** which re-dial follows: 1 to maxRetries */
+  /** number of the next retry, 1 to maxRetries */
   attempt: number;
   /** [node] max_retries */
   maxRetries: number;
-  /** ms until then: retryDelay * 2 ** (attempt - 1) */
+  /** ms until the retry: retryDelay * 2 ** (attempt - 1) */
   delay: number;
   /** the error in words */
   error: string;
 }
 
-/** The last dial of a bootstrap node failed too; the next cycle begins after [node] keepalive_interval. */
+/** The last dial of a bootstrap node's cycle failed too. The next cycle begins after [node] keepalive_interval. */
 export interface ConnectionFailed {
   /** multiaddr */
   address: string;
-  /** dials: 1 + maxRetries */
+  /** number of dials: 1 + maxRetries */
   attempts: number;
   /** in words */
   reason: "Max retries exceeded";
@@ -505,15 +508,15 @@ export interface ConnectionFailed {
   error: string;
 }
 
-/** A stop cut off the dials of a bootstrap node; once an address, before p2p:stopped. */
+/** A stop has cancelled the dials of a bootstrap node. Published once for each address, before p2p:stopped. */
 export interface ConnectionCancelled {
   /** multiaddr */
   address: string;
-  /** dials begun */
+  /** number of dials begun */
   attempts: number;
 }
 
-/** The first failed dial of a bootstrap node's cycle. */
+/** The first dial of a bootstrap node's cycle failed. */
 export interface BootstrapError {
   /** which one */
   type: "BOOTSTRAP_CONNECTION_FAILED";
@@ -523,13 +526,13 @@ export interface BootstrapError {
   message: string;
 }
 
-/** This node answers others from now on, or does so no longer. */
+/** This node has begun to answer other nodes, or has stopped answering them. */
 export interface DhtModeChanged {
   /** a server answers other nodes, a client only asks */
   mode: "client" | "server";
 }
 
-/** A provider has been found, while its search goes on. */
+/** A search has found a provider, and continues. */
 export interface ProviderFound {
   /** of the search */
   queryId: string;
@@ -541,36 +544,39 @@ export interface ProviderFound {
   addresses: string[];
 }
 
-/** A peer has given a value, while the search goes on. */
+/** A peer has returned a value, and the search continues. */
 export interface ValueFound {
   /** of the search */
   queryId: string;
   /** base64 */
   key: string;
-  /** that gave it */
+  /** the peer that returned it */
   peerId: string;
   /** bytes of the value */
   size: number;
 }
 
-/** Every one that is given must hold; a node of which it is not known does not pass. */
+/**
+ * A node must match all given filters. A node whose price, latency or reputation is unknown does not match a
+ * filter on it.
+ */
 export interface DiscoverFilters {
   /** an integer in decimal digits */
   maxPrice?: string | null | undefined;
-  /** ms, as measured here */
+  /** ms, as measured by this node */
   maxLatency?: number | null | undefined;
-  /** as the node says */
+  /** as the node states it */
   minReputation?: number | null | undefined;
-  /** peer ids that come first, in this order */
+  /** peer ids to list first, in this order */
   preferredNodes?: string[] | null | undefined;
-  /** peer ids that are left out */
+  /** peer ids to leave out */
   excludeNodes?: string[] | null | undefined;
 }
 
 export interface BridgeFilter {
-  /** names, such as of models; nodes that provide all of them */
+  /** such as names of models; a node must provide all of them */
   capabilities?: string[] | null | undefined;
-  /** as the node says; one of which it is not known does not pass */
+  /** as nodes state it; a node whose reputation is unknown does not match */
   minReputation?: number | null | undefined;
 }
 
@@ -618,7 +624,7 @@ export interface Peer {
   protocols: string[];
   /** values by tag; trimming spares peers with high sums */
   tags: Record<string, number>;
-  /** whether trimming spares it whatever its tags */
+  /** whether it is never trimmed, whatever its tags */
   protected: boolean;
   /** whether it is one of the bootstrap nodes */
   bootstrap: boolean;
@@ -647,7 +653,7 @@ export interface Connection {
   security: string;
   /** e.g. "/yamux/1.0.0" */
   muxer: string;
-  /** how many are open */
+  /** number of open streams */
   streams: number;
   /** of all its streams, with the muxer's own; 0 from an older daemon */
   bytesIn?: number | undefined;
@@ -755,9 +761,9 @@ export interface Metrics {
   throttledConnections?: number | undefined;
   /** of users, byte for byte; left out by a daemon that does not count them */
   streams?: StreamTotals | undefined;
-  /** when the node was started; ms since the Unix epoch; left out while it is not */
+  /** when the node was started, in ms since the Unix epoch; left out while it is not started */
   startTime?: number | undefined;
-  /** ms since startTime, by a clock that does not jump */
+  /** ms since startTime, measured by a monotonic clock */
   uptime?: number | undefined;
 }
 
@@ -812,7 +818,7 @@ export interface PingResult {
 export interface SubscribeResult {
   /** its name, valid on its connection */
   subscription: string;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the newest event */
   head: number;
@@ -827,15 +833,15 @@ export interface UnsubscribeResult {
   subscription: string;
 }
 
-/** Answer of the `events` method. `missed` is null where `epoch` was another run's. */
+/** The result of `events`. `missed` is null if the given `epoch` is of another run of the daemon. */
 export interface EventsResult {
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
-  /** number of the newest event; ask on from the last of `events`, or from here where there is none */
+  /** number of the newest event; pass the last of `events` as the next `after`, or this if it is empty */
   head: number;
   /** oldest first */
   events: Event[];
-  /** entries that are gone, and stand where `events` begins */
+  /** number of dropped events between `after` and the first of `events` */
   missed: number | null;
 }
 
@@ -866,7 +872,7 @@ export interface PeerTags {
   peerId: string;
   /** values by tag; trimming spares peers with high sums */
   tags: Record<string, number>;
-  /** whether trimming spares it whatever its tags */
+  /** whether it is never trimmed, whatever its tags */
   protected: boolean;
 }
 
@@ -889,7 +895,7 @@ export interface BanRecord {
 }
 
 export interface UnbanResult {
-  /** whom it is about */
+  /** the peer, address or network that it is about */
   target: string;
   /** false where there was no such ban */
   unbanned: boolean;
@@ -923,7 +929,7 @@ export interface Explanation {
   addresses: KnownAddress[];
   /** values by tag; trimming spares peers with high sums */
   tags: Record<string, number>;
-  /** whether trimming spares it whatever its tags */
+  /** whether it is never trimmed, whatever its tags */
   protected: boolean;
   /** whether it is one of the bootstrap nodes */
   bootstrap: boolean;
@@ -965,13 +971,13 @@ export interface TimelineEntry {
   detail?: string | undefined;
 }
 
-/** What follows the newline of this answer, both ways, is the stream. */
+/** After the newline of this answer, the bytes in both directions are the stream. */
 export interface OpenedStream {
-  /** names it for `stream.list` and `stream.reset` */
+  /** identifies it in `stream.list` and `stream.reset` */
   streamId: string;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** that was agreed on */
+  /** the negotiated protocol */
   protocol: string;
   /** of the connection that carries it */
   address: string;
@@ -980,15 +986,15 @@ export interface OpenedStream {
 }
 
 export interface ResetResult {
-  /** names a stream */
+  /** identifies a stream */
   streamId: string;
-  /** by this call; false where it had ended already */
+  /** true if this call reset it, false if it had already ended */
   reset: boolean;
 }
 
-/** One that has ended is listed for a minute more. */
+/** A stream. It is listed until a minute after its end. */
 export interface StreamRecord {
-  /** names a stream */
+  /** identifies a stream */
   streamId: string;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -1000,9 +1006,9 @@ export interface StreamRecord {
   state: "ended" | "open" | "waiting";
   /** ms since the Unix epoch */
   openedAt: number;
-  /** that came from the peer and were taken by the local end */
+  /** received from the peer and passed to the local end */
   bytesIn: number;
-  /** that the local end has sent to the peer */
+  /** sent to the peer by the local end */
   bytesOut: number;
   /** how it ended */
   outcome?: "ended" | "limit" | "peer_gone" | "peer_reset" | "reset" | "shutdown" | "stopped" | "timeout" | undefined;
@@ -1024,29 +1030,29 @@ export interface RequestResult {
 export interface HandleResult {
   /** protocol id, such as /ipfs/ping/1.0.0 */
   protocol: string;
-  /** of messages, both ways */
+  /** of both messages */
   framing?: "none" | "u32be" | "uvarint" | undefined;
   /** ms that a request may wait for its answer */
   deadline?: number | undefined;
-  /** left out where it is message */
+  /** left out if it is message */
   mode?: "message" | "stream" | undefined;
-  /** streams that wait to be accepted at a time */
+  /** how many streams may wait to be accepted */
   backlog?: number | undefined;
   /** ms that a stream waits to be accepted */
   acceptTimeout?: number | undefined;
-  /** left out where it is false */
+  /** left out if it is false */
   shared?: boolean | undefined;
 }
 
 export interface UnhandleResult {
   /** protocol id, such as /ipfs/ping/1.0.0 */
   protocol: string;
-  /** by this connection, until now */
+  /** whether this connection handled it until now */
   handled: boolean;
 }
 
 export interface ReadResult {
-  /** of the notification */
+  /** from the notification */
   requestId: string;
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
@@ -1059,14 +1065,14 @@ export interface ReadResult {
 }
 
 export interface RespondResult {
-  /** of the notification */
+  /** from the notification */
   requestId: string;
   /** bytes of the answer, without framing */
   sent: number;
 }
 
 export interface TunnelRecord {
-  /** names it for `tunnel.close` */
+  /** identifies it in `tunnel.close` */
   tunnelId: string;
   /** listen: for peers' streams; forward: to a peer */
   kind: "forward" | "listen";
@@ -1074,34 +1080,34 @@ export interface TunnelRecord {
   protocol: string;
   /** whether it survives a restart of the daemon */
   keep: boolean;
-  /** streams through it that are open */
+  /** number of open streams through it */
   open: number;
-  /** streams through it, since the daemon started */
+  /** number of streams through it since the daemon started */
   total: number;
-  /** that came from peers */
+  /** received from peers */
   bytesIn: number;
-  /** that went to peers */
+  /** sent to peers */
   bytesOut: number;
-  /** the peer that a forward connects to */
+  /** the peer that a forward tunnel connects to */
   peerId?: string | undefined;
-  /** where peers' streams are led */
+  /** where peers' streams are connected to */
   target?: string | undefined;
-  /** where programs connect, with the real port */
+  /** where programs connect, with the actual port */
   listen?: string | undefined;
   /** ids of the peers that may use it; all if left out */
   peers?: string[] | undefined;
-  /** left out where it is false */
+  /** left out if it is false */
   proxyProtocol?: boolean | undefined;
-  /** closed when the connection that made it ends; else left out */
+  /** "connection" if it is closed when the connection that made it closes; otherwise left out */
   lease?: "connection" | undefined;
-  /** why the last stream through it failed, or why it does not work now */
+  /** why the last stream through it failed, or why the tunnel does not work now */
   lastError?: string | undefined;
 }
 
 export interface TunnelClosed {
-  /** names a tunnel */
+  /** identifies a tunnel */
   tunnelId: string;
-  /** streams that were open */
+  /** number of open streams that were closed */
   closed: number;
 }
 
@@ -1112,69 +1118,69 @@ export interface FoundPeer {
   addresses: string[];
   /** to this node */
   connected: boolean;
-  /** peers that were asked */
+  /** number of peers queried */
   asked: number;
 }
 
 export interface FoundProviders {
-  /** as in its events */
+  /** as in the search's events */
   queryId: string;
   /** base64 */
   key: string;
   /** in the order in which they were found */
   providers: Provider[];
-  /** peers that were asked */
+  /** number of peers queried */
   asked: number;
-  /** false where the deadline ended the search, and what it had found is returned */
+  /** false if the deadline ended the search; the result is then what was found so far */
   complete: boolean;
 }
 
 export interface Provider {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** multiaddrs with /p2p/; none where nobody told any */
+  /** multiaddrs with /p2p/; empty if none are known */
   addresses: string[];
 }
 
 /**
- * `sent` counts the peers that were told; the specification has no answer to that. `confirmed` counts those that
- * list this node when queried. rust-libp2p omits the asker, so it never counts.
+ * `sent` counts the peers to which the record was sent; the specification has no acknowledgement. `confirmed`
+ * counts those that list this node when queried. rust-libp2p omits the asker, so it never counts.
  */
 export interface Provided {
   /** base64 */
   key: string;
-  /** peers that were told */
+  /** number of peers to which the record was sent */
   sent: number;
-  /** of them, that were seen to have it */
+  /** how many of them have it, as a query showed */
   confirmed: number;
-  /** peers that were asked who is closest */
+  /** number of peers queried to find the closest */
   asked: number;
-  /** false where the deadline ended it */
+  /** false if the deadline ended it */
   complete: boolean;
   /** by peer id, in words */
   failures: Record<string, string>;
 }
 
 /**
- * A value without a namespace may be anybody's: `by_owner` says that the peer which a `metadata:<peer id>` key
- * names has given it itself.
+ * Anybody can store a value under a key without a namespace. `byOwner` is true if the peer that a `metadata:<peer
+ * id>` key names has returned the value itself.
  */
 export interface FoundValue {
-  /** as in its events */
+  /** as in the search's events */
   queryId: string;
   /** base64 */
   key: string;
   /** whether there is a value */
   found: boolean;
-  /** peers that were asked */
+  /** number of peers queried */
   asked: number;
-  /** peers that gave this value */
+  /** number of peers that returned this value */
   answers: number;
-  /** peers that gave another one */
+  /** number of peers that returned another value */
   others: number;
-  /** false where the deadline ended the search */
+  /** false if the deadline ended the search */
   complete: boolean;
-  /** the peer that the key names has given it */
+  /** whether the peer that the key names has returned it */
   byOwner: boolean;
   /** base64 */
   value?: string | undefined;
@@ -1183,11 +1189,11 @@ export interface FoundValue {
 export interface StoredValue {
   /** base64 */
   key: string;
-  /** peers that took it */
+  /** number of peers that accepted it */
   stored: number;
-  /** peers that were asked who is closest */
+  /** number of peers queried to find the closest */
   asked: number;
-  /** false where the deadline ended it */
+  /** false if the deadline ended it */
   complete: boolean;
   /** by peer id, in words */
   failures: Record<string, string>;
@@ -1196,59 +1202,59 @@ export interface StoredValue {
 export interface Forgotten {
   /** base64 */
   key: string;
-  /** it was provided, and is no longer announced */
+  /** whether it was provided, and is no longer announced */
   provided: boolean;
-  /** a value was put there, and is no longer announced */
+  /** whether a value was stored, and is no longer announced */
   value: boolean;
 }
 
 export interface DhtStatus {
   /** a server answers other nodes, a client only asks */
   mode: "client" | "server";
-  /** in the routing table */
+  /** number of peers in the routing table */
   peers: number;
-  /** held for others */
+  /** number of values stored for others */
   values: number;
-  /** held for others */
+  /** number of provided keys stored for others */
   providedKeys: number;
-  /** begun since the node started */
+  /** lookups begun since the node started */
   lookups: number;
-  /** messages to other nodes */
+  /** number of messages sent to other nodes */
   asked: number;
-  /** of them, without an answer */
+  /** how many of them got no answer */
   failed: number;
-  /** messages of other nodes, by kind */
+  /** number of messages received from other nodes, by kind */
   answered: Record<string, number>;
-  /** of them, against the rules */
+  /** how many of them were refused because they break the rules */
   refused: number;
-  /** messages that could not be decoded */
+  /** number of messages that could not be decoded */
   malformed: number;
-  /** what users provide and have put */
+  /** keys and values that users have announced */
   kept: KeptRecord[];
 }
 
 export interface KeptRecord {
   /** base64 */
   key: string;
-  /** else a value */
+  /** true for a provided key, false for a value */
   provided: boolean;
-  /** instant of the last time */
+  /** when it was last announced */
   announced?: number | undefined;
-  /** instant of the next time, at the latest */
+  /** when it will be announced again, at the latest */
   next?: number | undefined;
 }
 
 export interface DhtRouting {
-  /** of all buckets */
+  /** number of peers in all buckets */
   peers: number;
   /** those that are not empty, the farthest from this node first */
   buckets: Bucket[];
 }
 
 export interface Bucket {
-  /** that the positions of its peers have in common with this node's */
+  /** number of leading bits that its peers' positions share with this node's */
   sharedBits: number;
-  /** 20 at most */
+  /** at most 20 */
   peers: RoutingPeer[];
 }
 
@@ -1257,20 +1263,20 @@ export interface RoutingPeer {
   peerId: string;
   /** to this node */
   connected: boolean;
-  /** instant at which it last answered, or came */
+  /** when it last answered, or connected */
   heard: number;
-  /** it has not answered since; it is removed when it fails again */
+  /** it has since failed to answer once; it is removed at the next failure */
   suspect: boolean;
-  /** /24 or /48 that its share of the table is counted by */
+  /** the /24 or /48 network against whose share of the table it counts */
   network?: string | undefined;
 }
 
 export interface Announced {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** two of each capability */
+  /** two for each capability */
   keys: AnnouncedKey[];
-  /** peers that took the metadata; left out where none was given */
+  /** number of peers that accepted the metadata; left out if none was given */
   stored?: number | undefined;
 }
 
@@ -1281,33 +1287,33 @@ export interface AnnouncedKey {
   scheme: "fabstir" | "sdk";
   /** base64 */
   key: string;
-  /** peers that were told */
+  /** number of peers to which the record was sent */
   sent: number;
-  /** of them, that were seen to have it */
+  /** how many of them have it, as a query showed */
   confirmed: number;
 }
 
 export interface Withdrawn {
   /** names that are no longer announced */
   capabilities: string[];
-  /** the metadata went too, because no capability is left */
+  /** whether the metadata was withdrawn too, because no capability is left */
   metadata: boolean;
 }
 
 export interface Discovered {
-  /** that was asked for */
+  /** the requested model */
   model: string;
   /** preferred ones, then by reputation, latency and price */
   nodes: FabstirNode[];
-  /** ms since it was searched */
+  /** ms since the search */
   age: number;
-  /** it was remembered, not searched now */
+  /** whether it comes from the cache */
   cached: boolean;
-  /** nodes that the filters left out */
+  /** number of nodes that the filters left out */
   filtered: number;
-  /** nodes whose metadata is not what it should be, and that were skipped for it */
+  /** number of nodes skipped because their metadata is malformed */
   malformed: number;
-  /** false where the deadline ended the search */
+  /** false if the deadline ended the search */
   complete: boolean;
 }
 
@@ -1316,42 +1322,42 @@ export interface FabstirNode {
   peerId: string;
   /** multiaddrs */
   addresses: string[];
-  /** as the filters say */
+  /** whether the filters prefer it */
   preferred: boolean;
-  /** the metadata is the node's own word, told by itself */
+  /** whether the node itself has returned the metadata */
   byOwner: boolean;
-  /** as its metadata says */
+  /** from its metadata */
   models: string[];
-  /** ms, measured where it is connected */
+  /** ms, measured if it is connected */
   latency?: number | undefined;
-  /** as its metadata says */
+  /** from its metadata */
   reputation?: number | undefined;
-  /** as its metadata says, decimal digits */
+  /** from its metadata, decimal digits */
   pricePerToken?: string | undefined;
-  /** whole; left out where none was found */
+  /** the complete metadata; left out if none was found */
   metadata?: Record<string, unknown> | undefined;
 }
 
 export interface BridgeNodes {
-  /** that were found */
+  /** the matching nodes */
   nodes: BridgeNode[];
-  /** "dht" where capabilities were searched there, "local" for connected peers */
+  /** "dht" if capabilities were searched for in the DHT, "local" for connected peers */
   source: "dht" | "local";
 }
 
 export interface BridgeNode {
   /** peer id */
   id: string;
-  /** multiaddr; "" where none is known */
+  /** multiaddr; "" if none is known */
   address: string;
-  /** those that were asked for */
+  /** the requested ones */
   capabilities: string[];
 }
 
 export interface BridgeSent {
   /** a peer's id: base58btc text, such as 12D3KooW… */
   peerId: string;
-  /** WebSockets of the other daemon that it was pushed to; one at least */
+  /** number of the other daemon's WebSockets that it was pushed to, at least 1 */
   delivered: number;
 }
 
@@ -1369,93 +1375,93 @@ export interface TokenCreated {
   name: string;
   /** what it grants */
   access: "admin" | "read" | "write";
-  /** nothing but these; left out where all that `access` allows may be called */
+  /** the only methods that it may call; left out for all that `access` allows */
   methods?: string[] | undefined;
-  /** patterns of the protocols that it may handle, open and request; left out where it may use all */
+  /** patterns of the protocols that it may handle, open and request; left out if it may use all */
   protocols?: string[] | undefined;
-  /** ids of the peers that its calls may name; left out where they may name all */
+  /** ids of the peers that its calls may name; left out if they may name any */
   peers?: string[] | undefined;
   /** ms since the Unix epoch */
   created: number;
-  /** ms since the Unix epoch; left out where it is good until it is revoked */
+  /** ms since the Unix epoch; left out if it is valid until it is revoked */
   expires?: number | undefined;
   /** whether it has expired */
   expired?: boolean | undefined;
-  /** ms since the Unix epoch; left out where it was not since the daemon started */
+  /** ms since the Unix epoch; left out if it has not been used since the daemon started */
   lastUsed?: number | undefined;
   /** the token itself, for the header "Authorization: Bearer …"; it is shown only once */
   token: string;
 }
 
-/** A token, without the token itself, which only who made it knows. */
+/** What is known of a token. The token itself is returned only when it is created. */
 export interface TokenRecord {
   /** which one */
   name: string;
   /** what it grants */
   access: "admin" | "read" | "write";
-  /** nothing but these; left out where all that `access` allows may be called */
+  /** the only methods that it may call; left out for all that `access` allows */
   methods?: string[] | undefined;
-  /** patterns of the protocols that it may handle, open and request; left out where it may use all */
+  /** patterns of the protocols that it may handle, open and request; left out if it may use all */
   protocols?: string[] | undefined;
-  /** ids of the peers that its calls may name; left out where they may name all */
+  /** ids of the peers that its calls may name; left out if they may name any */
   peers?: string[] | undefined;
   /** ms since the Unix epoch */
   created: number;
-  /** ms since the Unix epoch; left out where it is good until it is revoked */
+  /** ms since the Unix epoch; left out if it is valid until it is revoked */
   expires?: number | undefined;
   /** whether it has expired */
   expired?: boolean | undefined;
-  /** ms since the Unix epoch; left out where it was not since the daemon started */
+  /** ms since the Unix epoch; left out if it has not been used since the daemon started */
   lastUsed?: number | undefined;
 }
 
 export interface TokenRevoked {
   /** which one */
   name: string;
-  /** false where there was no such token */
+  /** false if there was no such token */
   revoked: boolean;
 }
 
 export interface AuditResult {
   /** number of the newest entry */
   head: number;
-  /** in their order */
+  /** oldest first */
   entries: AuditEntry[];
-  /** entries after `after` that are held no longer; the log has them */
+  /** entries after `after` that are no longer held; the log has them */
   missed: number;
 }
 
-/** One call that changed something, or that was refused. */
+/** A call that changed something, or that was refused. */
 export interface AuditEntry {
   /** number of the entry; rises by one while the daemon runs */
   seq: number;
   /** when the call ended, ms since the Unix epoch */
   time: number;
-  /** that was called */
+  /** the method called */
   method: string;
-  /** as the caller gave them, cut short; of texts that may be private, only the length */
+  /** as the caller gave them, shortened; texts that may be private are replaced by their length */
   params: Record<string, unknown>;
-  /** ok; unchanged: there was nothing to do; CANCELLED: the caller went away; else an error's code */
+  /** ok; unchanged: there was nothing to do; CANCELLED: the caller disconnected; otherwise the code of an error */
   outcome: "ok" | "unchanged" | "CANCELLED" | "PARSE_ERROR" | "INVALID_REQUEST" | "METHOD_NOT_FOUND" | "INVALID_PARAMS" | "INTERNAL_ERROR" | "NODE_NOT_RUNNING" | "TIMEOUT" | "TOO_LARGE" | "PEER_NOT_FOUND" | "LIMIT_EXCEEDED" | "DIAL_FAILED" | "INVALID_STATE" | "FORBIDDEN" | "FEATURE_DISABLED" | "LISTEN_FAILED" | "STREAM_FAILED";
   /** ms */
   duration: number;
-  /** that the call came by */
+  /** how the call arrived */
   transport: "ipc" | "http" | "ws";
   /** the request's id, as JSON; left out for a notification */
   id?: string | undefined;
-  /** of the calling process, over IPC */
+  /** user id of the calling process, over IPC */
   uid?: number | undefined;
-  /** of that process */
+  /** process id of the caller, over IPC */
   pid?: number | undefined;
   /** name of the token, over HTTP and WebSocket */
   token?: string | undefined;
-  /** address of the other end, over HTTP and WebSocket */
+  /** address of the caller, over HTTP and WebSocket */
   remote?: string | undefined;
 }
 
-/** The tasks, each followed by those that it owns. */
+/** All tasks, each followed by its children. */
 export interface TaskTree {
-  /** tasks that there are */
+  /** number of tasks */
   count: number;
   /** the first 5,000 */
   tasks: TaskRecord[];
@@ -1463,51 +1469,48 @@ export interface TaskTree {
 
 /** One task of the event loop. */
 export interface TaskRecord {
-  /** of its function */
+  /** the name of its function */
   name: string;
-  /** in the tree: how many tasks it lies below */
+  /** its depth in the tree; 0 for the root */
   depth: number;
   /** where it waits, outermost call first: file:line function */
   stack: string[];
 }
 
-/**
- * A zip file with what helps to find out what is wrong. It has no key and no token in it, but it names peers and
- * their addresses.
- */
+/** A zip file for diagnosing faults. It contains no keys and no tokens, but it shows peers and their addresses. */
 export interface Dump {
-  /** for the file: it names the node and the instant */
+  /** a file name that shows the node and the time */
   name: string;
   /** bytes */
   size: number;
-  /** that are in it */
+  /** names of the files in it */
   files: string[];
-  /** the zip */
+  /** the zip file */
   content: string;
 }
 
 export interface LogLevels {
-  /** of all loggers that have none of their own */
+  /** of all loggers without their own */
   level: "debug" | "info" | "warning" | "error";
-  /** those that have, and it */
+  /** loggers with their own level */
   loggers: Record<string, "debug" | "info" | "warning" | "error">;
-  /** loggers that can be given one */
+  /** loggers whose level can be set */
   known: string[];
 }
 
 /** A code that opens the page once. */
 export interface UiCode {
-  /** changed into a token by POST /ui/token */
+  /** exchanged for a token by POST /ui/token */
   code: string;
-  /** of the page, with the code behind its # */
+  /** of the page, with the code in its fragment */
   url: string;
-  /** of the token that it is changed into */
+  /** of the token that it is exchanged for */
   access: "admin" | "read" | "write";
   /** ms since the Unix epoch: 30 s from now */
   expires: number;
 }
 
-/** An address that the node stays connected to, and where its cycle of dials stands. */
+/** An address that the node tries to stay connected to, and the state of its dial cycle. */
 export interface DialRecord {
   /** multiaddr */
   address: string;
@@ -1515,11 +1518,11 @@ export interface DialRecord {
   source: "bootstrap" | "kept" | "relay";
   /** of the node */
   state: "connected" | "dialling" | "due" | "resting" | "waiting";
-  /** dials begun in this cycle */
+  /** number of dials begun in this cycle */
   attempts: number;
-  /** where the address names its peer, or it has been connected */
+  /** left out if the address does not name its peer and was never connected */
   peerId?: string | undefined;
-  /** ms since the Unix epoch; left out where none is due */
+  /** ms since the Unix epoch; left out if none is due */
   nextDial?: number | undefined;
   /** of the last dial, unless it has connected since */
   lastError?: string | undefined;
@@ -1527,29 +1530,29 @@ export interface DialRecord {
 
 /** Lines of the log, oldest first. */
 export interface LogTail {
-  /** of the newest line */
+  /** number of the newest line */
   head: number;
-  /** that were asked for */
+  /** the requested lines */
   lines: LogLine[];
-  /** lines after `after` that are kept no longer */
+  /** number of lines after `after` that are no longer kept */
   missed: number;
 }
 
 /** One line of the daemon's log. */
 export interface LogLine {
-  /** rises by one a line */
+  /** number of the line; rises by one */
   seq: number;
-  /** how serious it is */
+  /** its level */
   level: "critical" | "debug" | "error" | "info" | "warning";
   /** the line, as JSON */
   text: string;
 }
 
-/** The node listens. Not told again by a repeated start. */
+/** The node listens. Not repeated by a `start` while it is started. */
 export interface NodeStartedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1561,9 +1564,9 @@ export interface NodeStartedEvent {
 
 /** The node has stopped; no event of a peer or a connection follows. */
 export interface NodeStoppedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1573,11 +1576,11 @@ export interface NodeStoppedEvent {
   data: NodeStopped;
 }
 
-/** A peer's first connection is up; once, however many connections follow. */
+/** A peer's first connection is up. Further connections to the same peer publish no event. */
 export interface PeerConnectedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1587,11 +1590,11 @@ export interface PeerConnectedEvent {
   data: PeerConnected;
 }
 
-/** A peer's last connection is gone. */
+/** A peer's last connection has ended. */
 export interface PeerDisconnectedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1601,11 +1604,14 @@ export interface PeerDisconnectedEvent {
   data: PeerDisconnected;
 }
 
-/** The peer has said what it is: the identify protocol has finished. */
+/**
+ * The identify protocol has finished: the peer has described itself. Published again when the description
+ * changes.
+ */
 export interface PeerIdentifiedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1616,13 +1622,13 @@ export interface PeerIdentifiedEvent {
 }
 
 /**
- * A peer that was reached through a relay has become direct: new streams take the direct connection, and the
- * relayed one closes once nothing is left on it.
+ * A peer that was reached through a relay now has a direct connection. New streams use that, and the relayed
+ * connection closes once it has no streams left.
  */
 export interface PeerPathEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1634,9 +1640,9 @@ export interface PeerPathEvent {
 
 /** The router forwards one of its addresses to this node (port mapping). Not repeated when the lease is renewed. */
 export interface NatMappedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1647,13 +1653,13 @@ export interface NatMappedEvent {
 }
 
 /**
- * A port mapping is gone: removed as the node stops, not renewed by the router, or left behind in another
+ * A port mapping has ended: removed because the node stops, not renewed by the router, or left behind in another
  * network.
  */
 export interface NatUnmappedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1663,11 +1669,11 @@ export interface NatUnmappedEvent {
   data: NatUnmapped;
 }
 
-/** A dial of a bootstrap node failed, and another follows. */
+/** A dial of a bootstrap node failed, and will be retried. */
 export interface ConnectionRetryEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1677,11 +1683,11 @@ export interface ConnectionRetryEvent {
   data: ConnectionRetry;
 }
 
-/** The last dial of a bootstrap node failed too; the next cycle begins after [node] keepalive_interval. */
+/** The last dial of a bootstrap node's cycle failed too. The next cycle begins after [node] keepalive_interval. */
 export interface ConnectionFailedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1691,11 +1697,11 @@ export interface ConnectionFailedEvent {
   data: ConnectionFailed;
 }
 
-/** A stop cut off the dials of a bootstrap node; once an address, before p2p:stopped. */
+/** A stop has cancelled the dials of a bootstrap node. Published once for each address, before p2p:stopped. */
 export interface ConnectionCancelledEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1705,11 +1711,11 @@ export interface ConnectionCancelledEvent {
   data: ConnectionCancelled;
 }
 
-/** The first failed dial of a bootstrap node's cycle. */
+/** The first dial of a bootstrap node's cycle failed. */
 export interface BootstrapErrorEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1719,11 +1725,11 @@ export interface BootstrapErrorEvent {
   data: BootstrapError;
 }
 
-/** This node answers others from now on, or does so no longer. */
+/** This node has begun to answer other nodes, or has stopped answering them. */
 export interface DhtModeChangedEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1733,11 +1739,11 @@ export interface DhtModeChangedEvent {
   data: DhtModeChanged;
 }
 
-/** A provider has been found, while its search goes on. */
+/** A search has found a provider, and continues. */
 export interface ProviderFoundEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1747,11 +1753,11 @@ export interface ProviderFoundEvent {
   data: ProviderFound;
 }
 
-/** A peer has given a value, while the search goes on. */
+/** A peer has returned a value, and the search continues. */
 export interface ValueFoundEvent {
-  /** which one it is sent for; in notifications only */
+  /** its subscription; in notifications only */
   subscription?: string | undefined;
-  /** names the daemon's run; numbers of events can be compared within one only */
+  /** identifies the daemon's run; event numbers can only be compared within one run */
   epoch: string;
   /** number of the event; rises by one */
   seq: number;
@@ -1842,23 +1848,23 @@ export const EVENT_TYPES = [
 export interface NotificationByMethod {
   /** An entry of the event log */
   event: Event;
-  /** Stands where entries are missing from a stream. */
+  /** Sent in place of events that are missing. */
   lagged: LaggedNotice;
-  /** Nothing happened for a while. Every requested event up to `head` has been sent. */
+  /** Sent when nothing has happened for a while. Every requested event up to `head` has been sent. */
   heartbeat: Heartbeat;
   /**
-   * A peer has opened a stream on a protocol that this connection handles as streams. `stream.accept` takes it,
-   * on its own connection; a stream that nobody accepts in time is reset.
+   * A peer has opened a stream on a protocol that this connection handles as streams. Accept it with
+   * `stream.accept` on a new connection; a stream that is not accepted in time is reset.
    */
   "stream.incoming": StreamIncoming;
   /** A stream that a peer had opened has ended. */
   "stream.closed": StreamClosed;
   /**
-   * A peer has sent a message on a protocol that this connection handles. `data` is left out where it is larger
-   * than 4 KiB: `protocol.read` hands it over.
+   * A peer has sent a message on a protocol that this connection handles. `data` is left out if it is larger than
+   * 4 KiB; `protocol.read` returns it.
    */
   "protocol.request": ProtocolRequest;
-  /** A request was answered, or can be answered no longer. */
+  /** A request was answered, or can no longer be answered. */
   "protocol.ended": ProtocolEnded;
 }
 
@@ -1938,7 +1944,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** State of the node and where the event log stands */
+  /** State of the node, and the newest event */
   status: {
     params: Record<string, never>;
     args: [];
@@ -1946,7 +1952,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Connected peers, one entry a peer */
+  /** Connected peers, one entry for each */
   peers: {
     params: Record<string, never>;
     args: [];
@@ -1975,7 +1981,7 @@ export interface MethodTypes {
     params: {
       /** a multiaddr with /p2p/<peer id>, or a peer id whose addresses are known */
       address: string;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [address: string, timeout?: number | null | undefined];
@@ -1991,7 +1997,7 @@ export interface MethodTypes {
       | "PEER_NOT_FOUND"
       | "DIAL_FAILED";
   };
-  /** Close every link to a peer */
+  /** Close all connections to a peer */
   disconnect: {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
@@ -2009,12 +2015,12 @@ export interface MethodTypes {
       | "NODE_NOT_RUNNING"
       | "PEER_NOT_FOUND";
   };
-  /** Round trip to a connected peer */
+  /** Measure the round-trip time to a connected peer */
   ping: {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
       peerId: string;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [peerId: string, timeout?: number | null | undefined];
@@ -2068,7 +2074,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "METHOD_NOT_FOUND";
   };
-  /** Events after a number; waits if there are none yet */
+  /** Events after a number; can wait for the next one */
   events: {
     params: {
       /** only events after this number; all that are kept where it is left out */
@@ -2087,7 +2093,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Wait until the node stands so */
+  /** Wait until the node is in a given state */
   wait: {
     params: {
       /** of the node */
@@ -2114,7 +2120,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Versions and the protocols that the node answers */
+  /** Versions, and the protocols that the node answers */
   version: {
     params: Record<string, never>;
     args: [];
@@ -2130,7 +2136,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Give a peer a tag; trimming spares high values */
+  /** Tag a peer; trimming spares high values */
   "peer.tag": {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
@@ -2145,7 +2151,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Take a tag from a peer */
+  /** Remove a tag from a peer */
   "peer.untag": {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
@@ -2169,7 +2175,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** A peer may be trimmed again */
+  /** Let a peer be trimmed again */
   "peer.unprotect": {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
@@ -2180,7 +2186,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Keep out a peer id, an IP address or a network */
+  /** Ban a peer id, an IP address or a network */
   "peer.ban": {
     params: {
       /** a peer id, an IP address or a network in CIDR notation */
@@ -2257,7 +2263,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** No longer keep an address or a peer */
+  /** Stop keeping an address or a peer */
   "peer.forget": {
     params: {
       /** a peer id or a multiaddr */
@@ -2278,7 +2284,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** Why a peer is connected, or is not */
+  /** Why a peer is or is not connected */
   "peer.explain": {
     params: {
       /** a peer id or a multiaddr */
@@ -2300,7 +2306,7 @@ export interface MethodTypes {
       peerId: string;
       /** a protocol id, or several in order of preference */
       protocol: string | string[];
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [peerId: string, protocol: string | string[], timeout?: number | null | undefined];
@@ -2319,10 +2325,10 @@ export interface MethodTypes {
       | "INVALID_STATE"
       | "STREAM_FAILED";
   };
-  /** Take a peer's stream: this connection becomes it */
+  /** Accept a peer's stream: this connection becomes it */
   "stream.accept": {
     params: {
-      /** names a stream */
+      /** identifies a stream */
       streamId: string;
     };
     args: [streamId: string];
@@ -2337,10 +2343,10 @@ export interface MethodTypes {
       | "METHOD_NOT_FOUND"
       | "INVALID_STATE";
   };
-  /** Cut a stream, both ways */
+  /** Reset a stream */
   "stream.reset": {
     params: {
-      /** names a stream */
+      /** identifies a stream */
       streamId: string;
     };
     args: [streamId: string];
@@ -2354,7 +2360,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** Streams, and for a minute how they ended */
+  /** Streams, including those that ended in the last minute */
   "stream.list": {
     params: Record<string, never>;
     args: [];
@@ -2371,9 +2377,9 @@ export interface MethodTypes {
       protocol: string;
       /** base64 */
       data: string;
-      /** of both ways; uvarint where it is left out */
+      /** of both messages; uvarint if left out */
       framing?: "none" | "u32be" | "uvarint" | null | undefined;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [peerId: string, protocol: string, data: string, framing?: "none" | "u32be" | "uvarint" | null | undefined, timeout?: number | null | undefined];
@@ -2391,22 +2397,22 @@ export interface MethodTypes {
       | "INVALID_STATE"
       | "STREAM_FAILED";
   };
-  /** Answer peers on a protocol */
+  /** Handle a protocol for peers */
   "protocol.handle": {
     params: {
       /** protocol id, such as /ipfs/ping/1.0.0 */
       protocol: string;
-      /** what peers' streams are: a message each way, or streams to accept; message if left out */
+      /** whether peers' streams carry one message each way, or are accepted; message if left out */
       mode?: "message" | "stream" | null | undefined;
-      /** of messages, both ways; uvarint where it is left out */
+      /** of both messages; uvarint if left out */
       framing?: "none" | "u32be" | "uvarint" | null | undefined;
       /** ms that a request may wait for its answer; request_timeout if left out */
       deadline?: number | null | undefined;
-      /** streams that wait to be accepted at a time, 1 to 1024; 16 where it is left out */
+      /** how many streams may wait to be accepted, 1 to 1024; 16 if left out */
       backlog?: number | null | undefined;
-      /** ms that a stream waits to be accepted; 10000 where it is left out */
+      /** ms that a stream waits to be accepted; 10000 if left out */
       acceptTimeout?: number | null | undefined;
-      /** other connections may handle it too, if they say so as well; they are served in turn */
+      /** whether other connections that set it too may handle the protocol in turn */
       shared?: boolean | null | undefined;
     };
     args: [protocol: string, mode?: "message" | "stream" | null | undefined, framing?: "none" | "u32be" | "uvarint" | null | undefined, deadline?: number | null | undefined, backlog?: number | null | undefined, acceptTimeout?: number | null | undefined, shared?: boolean | null | undefined];
@@ -2421,7 +2427,7 @@ export interface MethodTypes {
       | "METHOD_NOT_FOUND"
       | "INVALID_STATE";
   };
-  /** No longer answer peers on it */
+  /** Stop handling a protocol */
   "protocol.unhandle": {
     params: {
       /** protocol id, such as /ipfs/ping/1.0.0 */
@@ -2438,10 +2444,10 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "METHOD_NOT_FOUND";
   };
-  /** A peer's request that waits for its answer */
+  /** Read a peer's waiting request */
   "protocol.read": {
     params: {
-      /** of the notification */
+      /** from the notification */
       requestId: string;
     };
     args: [requestId: string];
@@ -2458,7 +2464,7 @@ export interface MethodTypes {
   /** Answer a peer's request */
   "protocol.respond": {
     params: {
-      /** of the notification */
+      /** from the notification */
       requestId: string;
       /** base64 */
       data: string;
@@ -2474,20 +2480,20 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** Join peers' streams to a program */
+  /** Connect peers' streams to a local program */
   "tunnel.listen": {
     params: {
       /** protocol id, such as /ipfs/ping/1.0.0 */
       protocol: string;
-      /** where peers' streams are led: host:port, or unix:/path */
+      /** where peers' streams are connected to: host:port, or unix:/path */
       target: string;
       /** ids of the peers that may use it; all if left out */
       peers?: string[] | null | undefined;
-      /** whether the target first gets a PROXY v2 header that names the peer */
+      /** whether a PROXY v2 header that names the peer is sent to the target first */
       proxyProtocol?: boolean | null | undefined;
       /** whether it survives a restart of the daemon */
       keep?: boolean | null | undefined;
-      /** closed when this connection ends; not together with `keep` */
+      /** closed when this connection closes; not together with `keep` */
       lease?: "connection" | null | undefined;
     };
     args: [protocol: string, target: string, peers?: string[] | null | undefined, proxyProtocol?: boolean | null | undefined, keep?: boolean | null | undefined, lease?: "connection" | null | undefined];
@@ -2501,18 +2507,18 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** Connect programs to a peer */
+  /** Connect local programs to a peer */
   "tunnel.forward": {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
       peerId: string;
       /** protocol id, such as /ipfs/ping/1.0.0 */
       protocol: string;
-      /** where programs connect: 127.0.0.1:PORT, where port 0 takes a free one, or unix:/path */
+      /** where programs connect: 127.0.0.1:PORT (0 for a free port), or unix:/path */
       listen: string;
       /** whether it survives a restart of the daemon */
       keep?: boolean | null | undefined;
-      /** closed when this connection ends; not together with `keep` */
+      /** closed when this connection closes; not together with `keep` */
       lease?: "connection" | null | undefined;
     };
     args: [peerId: string, protocol: string, listen: string, keep?: boolean | null | undefined, lease?: "connection" | null | undefined];
@@ -2527,7 +2533,7 @@ export interface MethodTypes {
       | "INVALID_STATE"
       | "LISTEN_FAILED";
   };
-  /** The tunnels, and what went through them */
+  /** All tunnels, and their traffic */
   "tunnel.list": {
     params: Record<string, never>;
     args: [];
@@ -2538,7 +2544,7 @@ export interface MethodTypes {
   /** Close a tunnel */
   "tunnel.close": {
     params: {
-      /** names a tunnel */
+      /** identifies a tunnel */
       tunnelId: string;
     };
     args: [tunnelId: string];
@@ -2552,12 +2558,12 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** Where a peer is */
+  /** Find a peer's addresses */
   "dht.find_peer": {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
       peerId: string;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [peerId: string, timeout?: number | null | undefined];
@@ -2573,18 +2579,18 @@ export interface MethodTypes {
       | "FEATURE_DISABLED"
       | "PEER_NOT_FOUND";
   };
-  /** Who has a key */
+  /** Find the providers of a key */
   "dht.find_providers": {
     params: {
-      /** as `encoding` says */
+      /** in the given `encoding` */
       key: string;
-      /** text where it is left out */
+      /** text if left out */
       encoding?: "base64" | "cid" | "text" | null | undefined;
-      /** providers that are enough; 20 where it is left out */
+      /** how many providers are enough; 20 if left out */
       count?: number | null | undefined;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
-      /** names the search in its events; made up where it is left out */
+      /** identifies the search in its events; generated if left out */
       queryId?: string | null | undefined;
     };
     args: [key: string, encoding?: "base64" | "cid" | "text" | null | undefined, count?: number | null | undefined, timeout?: number | null | undefined, queryId?: string | null | undefined];
@@ -2599,14 +2605,14 @@ export interface MethodTypes {
       | "NODE_NOT_RUNNING"
       | "FEATURE_DISABLED";
   };
-  /** Say that this node provides a key */
+  /** Announce that this node provides a key */
   "dht.provide": {
     params: {
-      /** as `encoding` says */
+      /** in the given `encoding` */
       key: string;
-      /** text where it is left out */
+      /** text if left out */
       encoding?: "base64" | "cid" | "text" | null | undefined;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [key: string, encoding?: "base64" | "cid" | "text" | null | undefined, timeout?: number | null | undefined];
@@ -2622,18 +2628,18 @@ export interface MethodTypes {
       | "FEATURE_DISABLED"
       | "INVALID_STATE";
   };
-  /** The value of a key */
+  /** Get the value of a key */
   "dht.get_value": {
     params: {
-      /** as `encoding` says */
+      /** in the given `encoding` */
       key: string;
-      /** text where it is left out */
+      /** text if left out */
       encoding?: "base64" | "cid" | "text" | null | undefined;
-      /** peers with the same value that are enough; 4 where it is left out */
+      /** how many peers must return the same value; 4 if left out */
       quorum?: number | null | undefined;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
-      /** names the search in its events; made up where it is left out */
+      /** identifies the search in its events; generated if left out */
       queryId?: string | null | undefined;
     };
     args: [key: string, encoding?: "base64" | "cid" | "text" | null | undefined, quorum?: number | null | undefined, timeout?: number | null | undefined, queryId?: string | null | undefined];
@@ -2648,16 +2654,16 @@ export interface MethodTypes {
       | "NODE_NOT_RUNNING"
       | "FEATURE_DISABLED";
   };
-  /** Put a value */
+  /** Store a value under a key */
   "dht.put_value": {
     params: {
-      /** as `encoding` says */
+      /** in the given `encoding` */
       key: string;
       /** base64 */
       value: string;
-      /** text where it is left out */
+      /** text if left out */
       encoding?: "base64" | "cid" | "text" | null | undefined;
-      /** the longest that the call may take, ms; without it [node] request_timeout */
+      /** the longest that the call may take, in ms; [node] request_timeout if left out */
       timeout?: number | null | undefined;
     };
     args: [key: string, value: string, encoding?: "base64" | "cid" | "text" | null | undefined, timeout?: number | null | undefined];
@@ -2676,9 +2682,9 @@ export interface MethodTypes {
   /** Stop announcing a key */
   "dht.forget": {
     params: {
-      /** as `encoding` says */
+      /** in the given `encoding` */
       key: string;
-      /** text where it is left out */
+      /** text if left out */
       encoding?: "base64" | "cid" | "text" | null | undefined;
     };
     args: [key: string, encoding?: "base64" | "cid" | "text" | null | undefined];
@@ -2694,7 +2700,7 @@ export interface MethodTypes {
       | "FEATURE_DISABLED"
       | "INVALID_STATE";
   };
-  /** How the DHT stands */
+  /** State of the DHT */
   "dht.status": {
     params: Record<string, never>;
     args: [];
@@ -2709,7 +2715,7 @@ export interface MethodTypes {
       | "NODE_NOT_RUNNING"
       | "FEATURE_DISABLED";
   };
-  /** Whom the DHT knows */
+  /** The DHT's routing table */
   "dht.routing": {
     params: Record<string, never>;
     args: [];
@@ -2724,14 +2730,14 @@ export interface MethodTypes {
       | "NODE_NOT_RUNNING"
       | "FEATURE_DISABLED";
   };
-  /** Announce what this node can do */
+  /** Announce capabilities of this node */
   "fabstir.announce": {
     params: {
-      /** names, such as of models */
+      /** such as names of models */
       capabilities: string[];
-      /** what others see of this node: any JSON object */
+      /** any JSON object, which other nodes can read */
       metadata?: Record<string, unknown> | null | undefined;
-      /** ms, of each record */
+      /** ms for each record */
       timeout?: number | null | undefined;
     };
     args: [capabilities: string[], metadata?: Record<string, unknown> | null | undefined, timeout?: number | null | undefined];
@@ -2747,10 +2753,10 @@ export interface MethodTypes {
       | "FEATURE_DISABLED"
       | "INVALID_STATE";
   };
-  /** Stop announcing it */
+  /** Stop announcing capabilities */
   "fabstir.withdraw": {
     params: {
-      /** names that were announced */
+      /** names of announced capabilities */
       capabilities: string[];
     };
     args: [capabilities: string[]];
@@ -2766,14 +2772,14 @@ export interface MethodTypes {
       | "FEATURE_DISABLED"
       | "INVALID_STATE";
   };
-  /** Nodes that serve a model */
+  /** Find nodes that serve a model */
   "fabstir.discover": {
     params: {
       /** the name of a capability */
       model: string;
-      /** which nodes, and who comes first */
+      /** which nodes to return, and which to list first */
       filters?: DiscoverFilters | null | undefined;
-      /** search even where an answer is remembered */
+      /** search even if a result is cached */
       forceRefresh?: boolean | null | undefined;
       /** ms */
       timeout?: number | null | undefined;
@@ -2793,7 +2799,7 @@ export interface MethodTypes {
   /** Nodes, for the SDK's bridge client */
   discover: {
     params: {
-      /** which nodes; all connected peers where it is left out */
+      /** which nodes to return; all connected peers if left out */
       filter?: BridgeFilter | null | undefined;
     };
     args: [filter?: BridgeFilter | null | undefined];
@@ -2813,7 +2819,7 @@ export interface MethodTypes {
     params: {
       /** a peer's id: base58btc text, such as 12D3KooW… */
       peerId: string;
-      /** any JSON; the SDK's own are objects {type, payload} */
+      /** any JSON; the SDK sends objects {type, payload} */
       message: unknown;
     };
     args: [peerId: string, message: unknown];
@@ -2845,20 +2851,20 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "FEATURE_DISABLED";
   };
-  /** Make a token */
+  /** Create a token */
   "token.create": {
     params: {
       /** 1 to 64 letters, digits and . _ - */
       name: string;
       /** what it grants; each level includes those before it */
       access: "admin" | "read" | "write";
-      /** nothing but these */
+      /** the only methods that it may call; without it, all that `access` allows */
       methods?: string[] | null | undefined;
-      /** ms; without it the token is good until it is revoked */
+      /** ms; without it, the token is valid until it is revoked */
       expiresIn?: number | null | undefined;
-      /** patterns of the protocols that it may handle, open and request, 64 at most; * stands for any characters */
+      /** patterns of the protocols that it may handle, open and request, at most 64; * stands for any characters */
       protocols?: string[] | null | undefined;
-      /** ids of the peers that its calls may name, 64 at most */
+      /** ids of the peers that its calls may name, at most 64 */
       peers?: string[] | null | undefined;
     };
     args: [name: string, access: "admin" | "read" | "write", methods?: string[] | null | undefined, expiresIn?: number | null | undefined, protocols?: string[] | null | undefined, peers?: string[] | null | undefined];
@@ -2872,7 +2878,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** The tokens that there are */
+  /** All tokens */
   "token.list": {
     params: Record<string, never>;
     args: [];
@@ -2880,10 +2886,10 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** End a token, at once */
+  /** Revoke a token, at once */
   "token.revoke": {
     params: {
-      /** of a token */
+      /** the token's name */
       name: string;
     };
     args: [name: string];
@@ -2897,7 +2903,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "INVALID_STATE";
   };
-  /** The last calls that changed something */
+  /** The latest calls that changed something */
   audit: {
     params: {
       /** only entries with a higher `seq` */
@@ -2910,7 +2916,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** What every task waits for */
+  /** The task tree: what every task is waiting for */
   "debug.tasks": {
     params: Record<string, never>;
     args: [];
@@ -2918,7 +2924,7 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** A zip with all that helps to find a fault */
+  /** A zip file for diagnosing faults */
   "debug.dump": {
     params: Record<string, never>;
     args: [];
@@ -2926,12 +2932,12 @@ export interface MethodTypes {
     errors:
       "INVALID_PARAMS" | "TIMEOUT" | "TOO_LARGE" | "LIMIT_EXCEEDED" | "FORBIDDEN" | "INTERNAL_ERROR";
   };
-  /** Change the log's level */
+  /** Change the log level */
   "log.level": {
     params: {
-      /** one logger and those below it, such as p2p, api.http or libp2p; all of them if left out */
+      /** one logger and those below it, such as p2p, api.http or libp2p; all if left out */
       logger?: string | null | undefined;
-      /** "inherit" with a logger only; left as it is if left out */
+      /** "inherit" only with `logger`; unchanged if left out */
       level?: "debug" | "info" | "warning" | "error" | "inherit" | null | undefined;
     };
     args: [logger?: string | null | undefined, level?: "debug" | "info" | "warning" | "error" | "inherit" | null | undefined];
@@ -2942,7 +2948,7 @@ export interface MethodTypes {
   /** A single-use code that opens the page at /ui */
   "ui.code": {
     params: {
-      /** of the token that the code is changed into; the caller's own level at most */
+      /** of the token that the code is exchanged for; at most the caller's own level */
       access?: "admin" | "read" | "write" | undefined;
     };
     args: [access?: "admin" | "read" | "write" | undefined];
@@ -2956,7 +2962,7 @@ export interface MethodTypes {
       | "INTERNAL_ERROR"
       | "FEATURE_DISABLED";
   };
-  /** Addresses that are dialled, and where each cycle stands */
+  /** Addresses that the node dials, and the state of each */
   dials: {
     params: Record<string, never>;
     args: [];
@@ -2969,9 +2975,9 @@ export interface MethodTypes {
     params: {
       /** only lines after this one; without it, the newest */
       after?: number | null | undefined;
-      /** only lines of this level and those above it */
+      /** only lines of this level and above */
       level?: "critical" | "debug" | "error" | "info" | "warning" | undefined;
-      /** lines at most, 1 to 1000; 200 if left out */
+      /** number of lines at most, 1 to 1000; 200 if left out */
       limit?: number | null | undefined;
     };
     args: [after?: number | null | undefined, level?: "critical" | "debug" | "error" | "info" | "warning" | undefined, limit?: number | null | undefined];
@@ -3078,8 +3084,8 @@ export abstract class Methods {
 
   /**
    * Start the node; `config` overrides keys for this run. Idempotent. Returns once the node listens, without waiting
-   * for any dial; `config` holds for this run only. Where the node cannot listen, its state is then "failed", and a
-   * corrected `start` works.
+   * for any dial. `config` applies to this run only. If the node cannot listen, its state becomes "failed"; call
+   * `start` again once the cause is corrected.
    * Access: write.
    * @param config for this run only; checked as the configuration file is
    */
@@ -3089,7 +3095,7 @@ export abstract class Methods {
 
   /**
    * Stop the node: end connections, dials and pending retries. Idempotent. Ends connections, dials and pending
-   * retries; the API stays up, and `start` works again, with the same peer id.
+   * retries. The API stays up, and `start` starts the node again with the same peer id.
    * Access: write.
    */
   stop(options?: CallOptions): Promise<Status> {
@@ -3097,7 +3103,7 @@ export abstract class Methods {
   }
 
   /**
-   * State of the node and where the event log stands. Answered at once, in every state of the node.
+   * State of the node, and the newest event. Answers at once, in every state of the node.
    * Access: read.
    */
   status(options?: CallOptions): Promise<Status> {
@@ -3105,7 +3111,7 @@ export abstract class Methods {
   }
 
   /**
-   * Connected peers, one entry a peer.
+   * Connected peers, one entry for each.
    * Access: read.
    */
   peers(options?: CallOptions): Promise<Peer[]> {
@@ -3129,18 +3135,18 @@ export abstract class Methods {
   }
 
   /**
-   * Connect to a multiaddr or to a known peer. Where the peer is connected already, nothing is dialled. A dial asked
-   * for here ignores any back-off.
+   * Connect to a multiaddr or to a known peer. Does nothing if the peer is already connected. The dial ignores any
+   * back-off.
    * Access: write.
    * @param address a multiaddr with /p2p/<peer id>, or a peer id whose addresses are known
-   * @param timeout the longest that the call may take, ms; without it [node] request_timeout
+   * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
    */
   connect(address: string, timeout?: number | null | undefined, options?: CallOptions): Promise<ConnectResult> {
     return this.call("connect", [address, timeout], options);
   }
 
   /**
-   * Close every link to a peer. A bootstrap node is then left alone for [node] keepalive_interval.
+   * Close all connections to a peer. A bootstrap node is not dialled again for [node] keepalive_interval.
    * Access: write.
    * @param peerId a peer's id: base58btc text, such as 12D3KooW…
    */
@@ -3149,19 +3155,19 @@ export abstract class Methods {
   }
 
   /**
-   * Round trip to a connected peer.
+   * Measure the round-trip time to a connected peer.
    * Access: read.
    * @param peerId a peer's id: base58btc text, such as 12D3KooW…
-   * @param timeout the longest that the call may take, ms; without it [node] request_timeout
+   * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
    */
   ping(peerId: string, timeout?: number | null | undefined, options?: CallOptions): Promise<PingResult> {
     return this.call("ping", [peerId, timeout], options);
   }
 
   /**
-   * Wait until the node stands so. Answered as soon as everything that is given holds at once; where nothing is
-   * given, at once. With `peerId` that peer must speak `protocol`, else any peer may. Where it does not come true in
-   * time: TIMEOUT.
+   * Wait until the node is in a given state. Answers as soon as all given conditions hold at the same time; without
+   * any, at once. With `peerId`, that peer must speak `protocol`; otherwise any peer may. Fails with TIMEOUT if they
+   * do not hold in time.
    * Access: read.
    * @param state of the node
    * @param peers at least so many are connected
@@ -3174,8 +3180,8 @@ export abstract class Methods {
   }
 
   /**
-   * The effective configuration. Under the keys of the configuration file; tokens are left out. While the node runs
-   * with overrides of `start`, `[node]` shows what is in force.
+   * The effective configuration. Has the keys of the configuration file, without tokens. While the node runs with
+   * overrides from `start`, `[node]` shows the values in effect.
    * Access: read.
    */
   config(options?: CallOptions): Promise<Config> {
@@ -3183,7 +3189,7 @@ export abstract class Methods {
   }
 
   /**
-   * Versions and the protocols that the node answers.
+   * Versions, and the protocols that the node answers.
    * Access: read.
    */
   version(options?: CallOptions): Promise<VersionResult> {
@@ -3191,7 +3197,7 @@ export abstract class Methods {
   }
 
   /**
-   * Stop the daemon, as SIGTERM does. The answer comes first.
+   * Stop the daemon, as SIGTERM does. Answers before the daemon stops.
    * Access: admin.
    */
   shutdown(options?: CallOptions): Promise<Empty> {
@@ -3199,10 +3205,10 @@ export abstract class Methods {
   }
 
   /**
-   * Nodes, for the SDK's bridge client. With capabilities, nodes that provide all of them, by `fabstir.discover`;
-   * without, the connected peers.
+   * Nodes, for the SDK's bridge client. With capabilities, the nodes that provide all of them, as `fabstir.discover`
+   * finds them; without, the connected peers.
    * Access: read.
-   * @param filter which nodes; all connected peers where it is left out
+   * @param filter which nodes to return; all connected peers if left out
    */
   discover(filter?: BridgeFilter | null | undefined, options?: CallOptions): Promise<BridgeNodes> {
     return this.call("discover", [filter], options);
@@ -3210,19 +3216,19 @@ export abstract class Methods {
 
   /**
    * Send JSON to a peer's bridge clients. The other daemon pushes `{"type": "p2p_message", "data": MESSAGE}` to each
-   * bridge client of it: the WebSockets on which nothing but the bridge's methods was called. `from` in it is this
-   * node's peer id, and `timestamp` is added where it has none; a message that is no object becomes the `payload` of
-   * one.
+   * of its bridge clients: the WebSockets on which only the bridge's methods have been called. In MESSAGE, `from` is
+   * set to this node's peer id, and `timestamp` is added if it is missing. A message that is not an object becomes
+   * the `payload` of one.
    * Access: write.
    * @param peerId a peer's id: base58btc text, such as 12D3KooW…
-   * @param message any JSON; the SDK's own are objects {type, payload}
+   * @param message any JSON; the SDK sends objects {type, payload}
    */
   sendMessage(peerId: string, message: unknown, options?: CallOptions): Promise<BridgeSent> {
     return this.call("sendMessage", [peerId, message], options);
   }
 
   /**
-   * The node's state, for the SDK's bridge client. The node's, in the SDK's words.
+   * The node's state, for the SDK's bridge client. The state of the node, in the form that the SDK expects.
    * Access: read.
    */
   getStatus(options?: CallOptions): Promise<BridgeStatus> {
@@ -3230,7 +3236,7 @@ export abstract class Methods {
   }
 
   /**
-   * The last calls that changed something.
+   * The latest calls that changed something.
    * Access: admin.
    * @param after only entries with a higher `seq`
    * @param limit entries at most: the oldest after `after`, or the newest of all without it
@@ -3240,8 +3246,8 @@ export abstract class Methods {
   }
 
   /**
-   * Addresses that are dialled, and where each cycle stands. Bootstrap nodes, kept addresses and relays: the state of
-   * each cycle of dials, when the next one is due, and why the last one failed. Empty while the node is stopped.
+   * Addresses that the node dials, and the state of each. Bootstrap nodes, kept addresses and relays: for each, the
+   * state of its dial cycle, when the next dial is due, and why the last one failed. Empty while the node is stopped.
    * Access: read.
    */
   dials(options?: CallOptions): Promise<DialRecord[]> {
@@ -3251,7 +3257,7 @@ export abstract class Methods {
   /** The methods `peer.*`. */
   readonly peer = {
     /**
-     * Give a peer a tag; trimming spares high values.
+     * Tag a peer; trimming spares high values.
      * Access: write.
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
      * @param tag any text that says what the value is for
@@ -3260,7 +3266,7 @@ export abstract class Methods {
     tag: (peerId: string, tag: string, value: number, options?: CallOptions): Promise<PeerTags> =>
       this.call("peer.tag", [peerId, tag, value], options),
     /**
-     * Take a tag from a peer.
+     * Remove a tag from a peer.
      * Access: write.
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
      * @param tag any text that says what the value is for
@@ -3275,15 +3281,15 @@ export abstract class Methods {
     protect: (peerId: string, options?: CallOptions): Promise<PeerTags> =>
       this.call("peer.protect", [peerId], options),
     /**
-     * A peer may be trimmed again.
+     * Let a peer be trimmed again.
      * Access: write.
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
      */
     unprotect: (peerId: string, options?: CallOptions): Promise<PeerTags> =>
       this.call("peer.unprotect", [peerId], options),
     /**
-     * Keep out a peer id, an IP address or a network. Closes its connections, and refuses it both ways from now on,
-     * across restarts.
+     * Ban a peer id, an IP address or a network. Closes its connections. From then on, connections from and to it are
+     * refused, across restarts.
      * Access: write.
      * @param target a peer id, an IP address or a network in CIDR notation
      * @param duration ms; permanent if left out
@@ -3311,9 +3317,9 @@ export abstract class Methods {
     bans: (options?: CallOptions): Promise<BanRecord[]> =>
       this.call("peer.bans", [], options),
     /**
-     * Stay connected to an address, across restarts. Dialled from now on as a bootstrap node is, until `peer.forget`:
-     * across restarts, or with a lease for as long as this connection is open, which must be to the IPC socket or a
-     * WebSocket. An address that several have leased is kept until the last of them is gone.
+     * Stay connected to an address, across restarts. The node keeps dialling the address, as it does a bootstrap
+     * node, until `peer.forget`: across restarts, or with a lease for as long as this connection, an IPC socket or a
+     * WebSocket, is open. An address that several connections have leased is kept until the last of them closes.
      * Access: write.
      * @param address a multiaddr with /p2p/<peer id>
      * @param lease kept for as long as this connection is open; for good if left out
@@ -3321,8 +3327,8 @@ export abstract class Methods {
     keep: (address: string, lease?: "connection" | null | undefined, options?: CallOptions): Promise<KeepResult> =>
       this.call("peer.keep", [address, lease], options),
     /**
-     * No longer keep an address or a peer. A connection that is up stays. What other connections have leased stays
-     * kept.
+     * Stop keeping an address or a peer. An open connection stays open. Addresses leased by other connections are
+     * still kept.
      * Access: write.
      * @param target a peer id or a multiaddr
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
@@ -3331,7 +3337,7 @@ export abstract class Methods {
     forget: (target?: string | null | undefined, peerId?: string | null | undefined, address?: string | null | undefined, options?: CallOptions): Promise<ForgetResult> =>
       this.call("peer.forget", [target, peerId, address], options),
     /**
-     * Why a peer is connected, or is not. With the dials, bans, limits and errors that led there.
+     * Why a peer is or is not connected. Includes the dials, bans, limits and errors that led to this state.
      * Access: read.
      * @param target a peer id or a multiaddr
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
@@ -3344,14 +3350,15 @@ export abstract class Methods {
   /** The methods `stream.*`. */
   readonly stream = {
     /**
-     * Cut a stream, both ways. Cuts a stream, both ways, at once; one that waits is refused.
+     * Reset a stream. Resets a stream in both directions, at once. A stream that waits to be accepted is refused.
      * Access: write.
-     * @param streamId names a stream
+     * @param streamId identifies a stream
      */
     reset: (streamId: string, options?: CallOptions): Promise<ResetResult> =>
       this.call("stream.reset", [streamId], options),
     /**
-     * Streams, and for a minute how they ended. The caller's own; with admin access, everybody's.
+     * Streams, including those that ended in the last minute. The caller's own streams; with admin access, all
+     * streams.
      * Access: read.
      */
     list: (options?: CallOptions): Promise<StreamRecord[]> =>
@@ -3361,42 +3368,43 @@ export abstract class Methods {
   /** The methods `tunnel.*`. */
   readonly tunnel = {
     /**
-     * Join peers' streams to a program. Peers' streams on the protocol are connected to the target, which is of this
-     * machine unless `[tunnels] allow` says more. Lives until it is closed, with a lease until this connection ends,
-     * or with `keep` through restarts of the daemon, too.
+     * Connect peers' streams to a local program. Connects peers' streams on the protocol to the target, which must be
+     * on this machine unless `[tunnels] allow` lists it. The tunnel lasts until it is closed or the daemon ends; with
+     * a lease, until this connection closes; with `keep`, across restarts of the daemon.
      * Access: admin.
      * @param protocol protocol id, such as /ipfs/ping/1.0.0
-     * @param target where peers' streams are led: host:port, or unix:/path
+     * @param target where peers' streams are connected to: host:port, or unix:/path
      * @param peers ids of the peers that may use it; all if left out
-     * @param proxyProtocol whether the target first gets a PROXY v2 header that names the peer
+     * @param proxyProtocol whether a PROXY v2 header that names the peer is sent to the target first
      * @param keep whether it survives a restart of the daemon
-     * @param lease closed when this connection ends; not together with `keep`
+     * @param lease closed when this connection closes; not together with `keep`
      */
     listen: (protocol: string, target: string, peers?: string[] | null | undefined, proxyProtocol?: boolean | null | undefined, keep?: boolean | null | undefined, lease?: "connection" | null | undefined, options?: CallOptions): Promise<TunnelRecord> =>
       this.call("tunnel.listen", [protocol, target, peers, proxyProtocol, keep, lease], options),
     /**
-     * Connect programs to a peer. Programs that connect to the socket talk to that peer, on the protocol. The daemon
-     * keeps dialling the peer; while it is away, connections are closed at once. Lives until it is closed, with a
-     * lease until this connection ends, or with `keep` through restarts.
+     * Connect local programs to a peer. Connects programs that connect to the socket to the peer, on the protocol.
+     * The daemon keeps dialling the peer; while it is not connected, programs' connections are closed at once. The
+     * tunnel lasts until it is closed or the daemon ends; with a lease, until this connection closes; with `keep`,
+     * across restarts of the daemon.
      * Access: admin.
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
      * @param protocol protocol id, such as /ipfs/ping/1.0.0
-     * @param listen where programs connect: 127.0.0.1:PORT, where port 0 takes a free one, or unix:/path
+     * @param listen where programs connect: 127.0.0.1:PORT (0 for a free port), or unix:/path
      * @param keep whether it survives a restart of the daemon
-     * @param lease closed when this connection ends; not together with `keep`
+     * @param lease closed when this connection closes; not together with `keep`
      */
     forward: (peerId: string, protocol: string, listen: string, keep?: boolean | null | undefined, lease?: "connection" | null | undefined, options?: CallOptions): Promise<TunnelRecord> =>
       this.call("tunnel.forward", [peerId, protocol, listen, keep, lease], options),
     /**
-     * The tunnels, and what went through them.
+     * All tunnels, and their traffic.
      * Access: admin.
      */
     list: (options?: CallOptions): Promise<TunnelRecord[]> =>
       this.call("tunnel.list", [], options),
     /**
-     * Close a tunnel. Ends the streams that are open through it.
+     * Close a tunnel. Closes the tunnel, and ends its open streams.
      * Access: admin.
-     * @param tunnelId names a tunnel
+     * @param tunnelId identifies a tunnel
      */
     close: (tunnelId: string, options?: CallOptions): Promise<TunnelClosed> =>
       this.call("tunnel.close", [tunnelId], options),
@@ -3405,76 +3413,79 @@ export abstract class Methods {
   /** The methods `dht.*`. */
   readonly dht = {
     /**
-     * Where a peer is. Its addresses, as the DHT or the peer itself tells them; afterwards `connect` knows them too.
+     * Find a peer's addresses. Finds the peer's addresses, from other nodes or the peer itself. `connect` can use
+     * them afterwards.
      * Access: read.
      * @param peerId a peer's id: base58btc text, such as 12D3KooW…
-     * @param timeout the longest that the call may take, ms; without it [node] request_timeout
+     * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
      */
     findPeer: (peerId: string, timeout?: number | null | undefined, options?: CallOptions): Promise<FoundPeer> =>
       this.call("dht.find_peer", [peerId, timeout], options),
     /**
-     * Who has a key. Each is a `dht:provider` event as soon as it is found. What the deadline cuts off is returned as
-     * incomplete.
+     * Find the providers of a key. Each provider is also published as a `dht:provider` event as soon as it is found.
+     * If the deadline ends the search, what was found is returned, with `complete` false.
      * Access: read.
-     * @param key as `encoding` says
-     * @param encoding text where it is left out
-     * @param count providers that are enough; 20 where it is left out
-     * @param timeout the longest that the call may take, ms; without it [node] request_timeout
-     * @param queryId names the search in its events; made up where it is left out
+     * @param key in the given `encoding`
+     * @param encoding text if left out
+     * @param count how many providers are enough; 20 if left out
+     * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
+     * @param queryId identifies the search in its events; generated if left out
      */
     findProviders: (key: string, encoding?: "base64" | "cid" | "text" | null | undefined, count?: number | null | undefined, timeout?: number | null | undefined, queryId?: string | null | undefined, options?: CallOptions): Promise<FoundProviders> =>
       this.call("dht.find_providers", [key, encoding, count, timeout, queryId], options),
     /**
-     * Say that this node provides a key. Tells the peers closest to the key; the specification has no answer to that.
-     * `confirmed` counts those that name this node when they are asked. Announced again when too few of them still
-     * have it, and every twelve hours, across restarts, until `dht.forget`.
+     * Announce that this node provides a key. Announces this node to the peers closest to the key. They do not
+     * acknowledge it, so `confirmed` counts those that list this node when queried. The key is announced again when
+     * too few of them still have it, and every twelve hours, across restarts, until `dht.forget`.
      * Access: write.
-     * @param key as `encoding` says
-     * @param encoding text where it is left out
-     * @param timeout the longest that the call may take, ms; without it [node] request_timeout
+     * @param key in the given `encoding`
+     * @param encoding text if left out
+     * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
      */
     provide: (key: string, encoding?: "base64" | "cid" | "text" | null | undefined, timeout?: number | null | undefined, options?: CallOptions): Promise<Provided> =>
       this.call("dht.provide", [key, encoding, timeout], options),
     /**
-     * The value of a key. Each peer's answer is a `dht:value` event. The value of the owner that a key names wins,
-     * else the one that most peers give.
+     * Get the value of a key. Each peer's answer is also published as a `dht:value` event. If the key names its
+     * owner, the owner's value wins; otherwise the one that most peers returned.
      * Access: read.
-     * @param key as `encoding` says
-     * @param encoding text where it is left out
-     * @param quorum peers with the same value that are enough; 4 where it is left out
-     * @param timeout the longest that the call may take, ms; without it [node] request_timeout
-     * @param queryId names the search in its events; made up where it is left out
+     * @param key in the given `encoding`
+     * @param encoding text if left out
+     * @param quorum how many peers must return the same value; 4 if left out
+     * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
+     * @param queryId identifies the search in its events; generated if left out
      */
     getValue: (key: string, encoding?: "base64" | "cid" | "text" | null | undefined, quorum?: number | null | undefined, timeout?: number | null | undefined, queryId?: string | null | undefined, options?: CallOptions): Promise<FoundValue> =>
       this.call("dht.get_value", [key, encoding, quorum, timeout, queryId], options),
     /**
-     * Put a value. Stored at the peers closest to the key; again when too few of them still have it, and every twelve
-     * hours, across restarts, until `dht.forget`. Peers on go-libp2p refuse keys that have no namespace which they
-     * know.
+     * Store a value under a key. Stores the value at the peers closest to the key. It is stored again when too few of
+     * them still have it, and every twelve hours, across restarts, until `dht.forget`. go-libp2p peers refuse keys
+     * outside the namespaces that they know.
      * Access: write.
-     * @param key as `encoding` says
+     * @param key in the given `encoding`
      * @param value base64
-     * @param encoding text where it is left out
-     * @param timeout the longest that the call may take, ms; without it [node] request_timeout
+     * @param encoding text if left out
+     * @param timeout the longest that the call may take, in ms; [node] request_timeout if left out
      */
     putValue: (key: string, value: string, encoding?: "base64" | "cid" | "text" | null | undefined, timeout?: number | null | undefined, options?: CallOptions): Promise<StoredValue> =>
       this.call("dht.put_value", [key, value, encoding, timeout], options),
     /**
-     * Stop announcing a key. What other nodes hold expires there.
+     * Stop announcing a key. Stops announcing the key. Other nodes keep their records until these expire.
      * Access: write.
-     * @param key as `encoding` says
-     * @param encoding text where it is left out
+     * @param key in the given `encoding`
+     * @param encoding text if left out
      */
     forget: (key: string, encoding?: "base64" | "cid" | "text" | null | undefined, options?: CallOptions): Promise<Forgotten> =>
       this.call("dht.forget", [key, encoding], options),
     /**
-     * How the DHT stands. Its mode, whom it knows, what it holds, and what it announces again.
+     * State of the DHT. The mode of the DHT, how many peers it knows, what it stores for others, and what it
+     * announces again.
      * Access: read.
      */
     status: (options?: CallOptions): Promise<DhtStatus> =>
       this.call("dht.status", [], options),
     /**
-     * Whom the DHT knows. Its routing table, bucket by bucket: near peers are known well, of far ones a few.
+     * The DHT's routing table. The routing table, bucket by bucket. It holds almost all of the peers near this node's
+     * position, and a few of the distant ones.
      * Access: read.
      */
     routing: (options?: CallOptions): Promise<DhtRouting> =>
@@ -3484,31 +3495,33 @@ export abstract class Methods {
   /** The methods `fabstir.*`. */
   readonly fabstir = {
     /**
-     * Announce what this node can do. Each capability is provided under the Fabstir node's key and under the SDK's,
-     * and the metadata put under this node's id; all of it is announced again every twelve hours, across restarts,
-     * until `fabstir.withdraw`.
+     * Announce capabilities of this node. Provides each capability under the Fabstir node's key and under the SDK's,
+     * and stores the metadata under this node's peer id. All of it is announced again every twelve hours, across
+     * restarts, until `fabstir.withdraw`.
      * Access: write.
-     * @param capabilities names, such as of models
-     * @param metadata what others see of this node: any JSON object
-     * @param timeout ms, of each record
+     * @param capabilities such as names of models
+     * @param metadata any JSON object, which other nodes can read
+     * @param timeout ms for each record
      */
     announce: (capabilities: string[], metadata?: Record<string, unknown> | null | undefined, timeout?: number | null | undefined, options?: CallOptions): Promise<Announced> =>
       this.call("fabstir.announce", [capabilities, metadata, timeout], options),
     /**
-     * Stop announcing it. What other nodes hold expires there. The metadata goes with the last capability.
+     * Stop announcing capabilities. Stops announcing the capabilities, and after the last one the metadata too. Other
+     * nodes keep their records until these expire.
      * Access: write.
-     * @param capabilities names that were announced
+     * @param capabilities names of announced capabilities
      */
     withdraw: (capabilities: string[], options?: CallOptions): Promise<Withdrawn> =>
       this.call("fabstir.withdraw", [capabilities], options),
     /**
-     * Nodes that serve a model. Nodes that provide the model under either key, preferred ones first, then by
-     * reputation, latency and price; "any" stands for every model. Waits for the DHT's first peer where there is none
-     * yet. What was found, and whole, is remembered for [dht] discover_ttl; `age` says for how long.
+     * Find nodes that serve a model. Returns the nodes that provide the model under either key: preferred ones first,
+     * the others by reputation, latency and price. The model "any" stands for all models. If the DHT has no peers
+     * yet, the call waits for the first. A complete result is cached for [dht] discover_ttl; `age` is the age of the
+     * result.
      * Access: read.
      * @param model the name of a capability
-     * @param filters which nodes, and who comes first
-     * @param forceRefresh search even where an answer is remembered
+     * @param filters which nodes to return, and which to list first
+     * @param forceRefresh search even if a result is cached
      * @param timeout ms
      */
     discover: (model: string, filters?: DiscoverFilters | null | undefined, forceRefresh?: boolean | null | undefined, timeout?: number | null | undefined, options?: CallOptions): Promise<Discovered> =>
@@ -3518,28 +3531,28 @@ export abstract class Methods {
   /** The methods `token.*`. */
   readonly token = {
     /**
-     * Make a token.
+     * Create a token.
      * Access: admin.
      * @param name 1 to 64 letters, digits and . _ -
      * @param access what it grants; each level includes those before it
-     * @param methods nothing but these
-     * @param expiresIn ms; without it the token is good until it is revoked
-     * @param protocols patterns of the protocols that it may handle, open and request, 64 at most; * stands for any
+     * @param methods the only methods that it may call; without it, all that `access` allows
+     * @param expiresIn ms; without it, the token is valid until it is revoked
+     * @param protocols patterns of the protocols that it may handle, open and request, at most 64; * stands for any
      * characters
-     * @param peers ids of the peers that its calls may name, 64 at most
+     * @param peers ids of the peers that its calls may name, at most 64
      */
     create: (name: string, access: "admin" | "read" | "write", methods?: string[] | null | undefined, expiresIn?: number | null | undefined, protocols?: string[] | null | undefined, peers?: string[] | null | undefined, options?: CallOptions): Promise<TokenCreated> =>
       this.call("token.create", [name, access, methods, expiresIn, protocols, peers], options),
     /**
-     * The tokens that there are.
+     * All tokens.
      * Access: admin.
      */
     list: (options?: CallOptions): Promise<TokenRecord[]> =>
       this.call("token.list", [], options),
     /**
-     * End a token, at once.
+     * Revoke a token, at once.
      * Access: admin.
-     * @param name of a token
+     * @param name the token's name
      */
     revoke: (name: string, options?: CallOptions): Promise<TokenRevoked> =>
       this.call("token.revoke", [name], options),
@@ -3548,15 +3561,16 @@ export abstract class Methods {
   /** The methods `debug.*`. */
   readonly debug = {
     /**
-     * What every task waits for. What every task of the daemon waits for: where it hangs, when it hangs.
+     * The task tree: what every task is waiting for. The call stack of every task of the daemon, which shows where it
+     * hangs.
      * Access: admin.
      */
     tasks: (options?: CallOptions): Promise<TaskTree> =>
       this.call("debug.tasks", [], options),
     /**
-     * A zip with all that helps to find a fault. Configuration, versions, status, peers, metrics, the newest 1,000
-     * lines of the log and 1,000 events, and the task tree. It holds no key, no token and no payload, but it names
-     * peers and their addresses.
+     * A zip file for diagnosing faults. The zip holds the configuration, versions, status, peers, metrics, the newest
+     * 1,000 lines of the log, the newest 1,000 events, and the task tree. It holds no keys, tokens or payloads, but
+     * it does show peers and their addresses.
      * Access: admin.
      */
     dump: (options?: CallOptions): Promise<Dump> =>
@@ -3566,11 +3580,11 @@ export abstract class Methods {
   /** The methods `log.*`. */
   readonly log = {
     /**
-     * Change the log's level. Change the level of the log, or of one logger, until the daemon ends or its
-     * configuration is read again; without a level, only tell.
+     * Change the log level. Changes the level of the whole log, or of one logger, until the daemon ends or reloads
+     * its configuration. Without `level`, it only returns the current levels.
      * Access: admin.
-     * @param logger one logger and those below it, such as p2p, api.http or libp2p; all of them if left out
-     * @param level "inherit" with a logger only; left as it is if left out
+     * @param logger one logger and those below it, such as p2p, api.http or libp2p; all if left out
+     * @param level "inherit" only with `logger`; unchanged if left out
      */
     level: (logger?: string | null | undefined, level?: "debug" | "info" | "warning" | "error" | "inherit" | null | undefined, options?: CallOptions): Promise<LogLevels> =>
       this.call("log.level", [logger, level], options),
@@ -3578,8 +3592,8 @@ export abstract class Methods {
      * The newest lines of the daemon's log. The newest lines of the daemon's log; the last 1,000 are kept.
      * Access: admin.
      * @param after only lines after this one; without it, the newest
-     * @param level only lines of this level and those above it
-     * @param limit lines at most, 1 to 1000; 200 if left out
+     * @param level only lines of this level and above
+     * @param limit number of lines at most, 1 to 1000; 200 if left out
      */
     tail: (after?: number | null | undefined, level?: "critical" | "debug" | "error" | "info" | "warning" | undefined, limit?: number | null | undefined, options?: CallOptions): Promise<LogTail> =>
       this.call("log.tail", [after, level, limit], options),
@@ -3588,10 +3602,10 @@ export abstract class Methods {
   /** The methods `ui.*`. */
   readonly ui = {
     /**
-     * A single-use code that opens the page at /ui. Over the IPC socket only. The code is good once, for 30 seconds;
-     * the page changes it into a token of the given access, which ends after 12 hours.
+     * A single-use code that opens the page at /ui. On the IPC socket only. The code can be used once, within 30 s.
+     * The page exchanges it for a token with the given access, which expires after 12 hours.
      * Access: read.
-     * @param access of the token that the code is changed into; the caller's own level at most
+     * @param access of the token that the code is exchanged for; at most the caller's own level
      */
     code: (access?: "admin" | "read" | "write" | undefined, options?: CallOptions): Promise<UiCode> =>
       this.call("ui.code", [access], options),
