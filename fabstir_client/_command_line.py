@@ -1,4 +1,5 @@
-"""How both programs read a command line: a mistake is one line, which names the command or option that was meant."""
+"""The argument parser of both programs. A mistake is reported in one line, which suggests the closest command or
+option."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ USAGE = 2
 
 
 class Help(argparse.HelpFormatter):
-    """Argparse makes one of these for every option; asking the terminal for its width each time is what costs most."""
+    """A formatter that does not ask the terminal for its width: argparse makes one for every option, and asking is
+    slow."""
 
     def __init__(self, prog: str) -> None:
         columns = os.environ.get("COLUMNS", "")
@@ -23,7 +25,7 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a mistake in one line and exits with `USAGE`. Options are written out in full."""
+    """Reports a mistake in one line and exits with `USAGE`. Options cannot be abbreviated."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(formatter_class=Help, allow_abbrev=False, **settings)
@@ -39,7 +41,8 @@ class Parser(argparse.ArgumentParser):
         return found, rest
 
     def _unknown(self, given: list[str]) -> str | None:
-        """What is wrong with the first option that does not exist; those behind a command are the command's to read."""
+        """The error for the first option that does not exist; None if there is none. Options after a command are left
+        to the command's parser."""
         options = {name: action for action in self._actions for name in action.option_strings}
         commands = _commands(self)
         words = iter(given)
@@ -63,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         return f"there is no option {name}{meant(name, options)}"
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """For a command that is mistyped: which it may be. The list of all is in the help."""
+        """For an unknown command, suggest close ones instead of listing all."""
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             raise argparse.ArgumentError(None, f"there is no command {value!r}{meant(value, action.choices)}")
         super()._check_value(action, value)
@@ -74,7 +77,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def meant(word: str, known: Iterable[str]) -> str:
-    """Which of them was meant, in brackets; empty where none is near."""
+    """The known words closest to ``word``, in brackets; empty if none is close."""
     from difflib import get_close_matches
 
     near = get_close_matches(word, list(known), n=2, cutoff=0.6)
@@ -92,5 +95,5 @@ def _choices(parser: argparse.ArgumentParser) -> Iterator[dict[str, argparse.Arg
 
 
 def _is_option(word: str) -> bool:
-    """As argparse sees it: no number below zero, and no text with blanks."""
+    """Whether argparse takes the word for an option: negative numbers and texts with blanks are none."""
     return len(word) > 1 and word.startswith("-") and " " not in word and not re.fullmatch(r"-\d+|-\d*\.\d+", word)

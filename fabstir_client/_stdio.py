@@ -1,6 +1,6 @@
-"""Standard input, output and error as a program may find them: closed, full, or with nobody at the other end.
+"""Handles standard input, output and error that are closed, full, or have nobody at the other end.
 
-Both programs begin and end with this. It imports next to nothing, since it comes before everything else.
+Both programs start and end with this. It imports almost nothing, because it runs before everything else.
 """
 
 from __future__ import annotations
@@ -8,17 +8,17 @@ from __future__ import annotations
 import os
 import sys
 
-NARROWEST = 20  # columns; a terminal that says less, as some say 0, is let do it
+NARROWEST = 20  # columns; lines are not wrapped if the terminal reports fewer, as some report 0
 
 
 def open_all() -> None:
-    """Give descriptors 0 to 2 to the null device where they are closed: the next file or socket would get them, and
-    whatever is printed would go there."""
+    """Open the null device on descriptors 0 to 2 if they are closed. Otherwise the next file or socket would get the
+    number, and receive what is printed."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # it gets the lowest number that is free
+            os.open(os.devnull, os.O_RDONLY if number == 0 else os.O_WRONLY)  # gets the lowest free number
             os.set_inheritable(number, True)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for the life of the process
@@ -29,8 +29,8 @@ def open_all() -> None:
 
 
 def complain(line: str) -> None:
-    """Write a line to standard error, in one piece, or let it be where nobody can read it. On a terminal it is broken
-    between words."""
+    """Write a line to standard error in one piece, or discard it if that fails. On a terminal it is wrapped between
+    words."""
     try:
         sys.stderr.write(f"{_fitted(line)}\n")
         sys.stderr.flush()
@@ -49,14 +49,16 @@ def _fitted(line: str) -> str:
 
 
 def discard(number: int) -> None:
-    """What is still buffered for this descriptor cannot be written: Python would try again at exit, and complain."""
+    """Discard what is buffered for a descriptor that cannot be written. Otherwise Python would try again at exit, and
+    print an error."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, number)
     os.close(null)
 
 
 def finish() -> OSError | None:
-    """Write what is buffered, before the interpreter does so at exit; what kept the output from being written."""
+    """Write what is buffered before the interpreter does so at exit. Returns the error if standard output cannot be
+    written."""
     failure = None
     try:
         sys.stdout.flush()

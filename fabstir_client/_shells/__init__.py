@@ -1,6 +1,6 @@
-"""What makes bash, zsh and fish complete the commands of a program, from its parser: `script`.
+"""Completion scripts for bash, zsh and fish, made from a program's parser (`script`).
 
-Where a word is known to the daemon alone, such as a peer's id, the shell asks the daemon that the line names.
+For words that only the daemon knows, such as peer ids, the shell asks the daemon that the command line names.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str, parser: argparse.ArgumentParser, words: Words) -> str:
-    """The text that the shell, one of `SHELLS`, is to read."""
+    """The completion script for a shell, one of `SHELLS`."""
     from fabstir_client._shells.grammar import read
 
-    made: str = import_module(f"fabstir_client._shells.{shell}").script(parser.prog, read(parser), words)
-    return made
+    text: str = import_module(f"fabstir_client._shells.{shell}").script(parser.prog, read(parser), words)
+    return text

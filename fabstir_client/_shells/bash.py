@@ -1,6 +1,7 @@
 """Completion for bash, without the package bash-completion.
 
-Bash cuts its words at colons and equals signs, too, which event types and addresses have: the line is read anew.
+Bash also splits words at colons and equals signs, which event types and addresses contain, so the script splits the
+line itself.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from fabstir_client._shells.grammar import Argument, Command, Option
 from fabstir_client._shells.words import DAEMON, FILES, FOLDERS, Words, metavar, quoted, walk
 
-# `line` is what stands before the cursor, as words; the last of them is `current`.
+# `line` holds the words before the cursor; the last of them is `current`.
 READ = """\
     local line=() asked=(fabstir) path="" word words="" value="" current before
     read -ra line <<<"${COMP_LINE:0:COMP_POINT}"
@@ -23,7 +24,7 @@ READ = """\
             *) value=""; continue ;;
         esac"""
 
-# Bash keeps what it has of the word up to the last colon or equals sign, and wants the rest
+# Bash keeps the word up to its last colon or equals sign, and wants only the rest.
 ANSWER = """\
     COMPREPLY+=($(compgen -W "$words" -- "$current"))
     case "${COMPREPLY[*]}" in *=) compopt -o nospace 2>/dev/null ;; esac
@@ -32,32 +33,32 @@ ANSWER = """\
     esac"""
 
 
-def script(program: str, whole: Command, words: Words) -> str:
-    """The text that bash is to read."""
+def script(program: str, root: Command, words: Words) -> str:
+    """The completion script for bash."""
     lines = [
         f"# bash completion for {program}: put it into ~/.local/share/bash-completion/completions/{program}",
         f"_{program}() {{",
         READ.replace("DAEMON", "|".join(DAEMON)),
         '        case "$path $word" in',
     ]
-    for command in walk(whole):
+    for command in walk(root):
         path = " ".join(command.name)
-        # The path grows by each word that is a command below it
-        lines += [f"            {quoted(f'{path} {one.name[-1]}')}) path={quoted(' '.join(one.name))} ;;"
-                  for one in command.commands]  # fmt: skip
-    valued = sorted({name for command in walk(whole) for option in _valued(command) for name in option.names})
+        # Each word that names a subcommand extends the path.
+        lines += [f"            {quoted(f'{path} {below.name[-1]}')}) path={quoted(' '.join(below.name))} ;;"
+                  for below in command.commands]  # fmt: skip
+    valued = sorted({name for command in walk(root) for option in _valued(command) for name in option.names})
     if valued:
         lines.append('            *) case "$word" in ' + "|".join(valued) + ') value="$word" ;; esac ;;')
     lines += ["        esac", "    done", '    case "$before" in']
-    # What an option is called, it means in every command
-    options = {option.names: option for command in walk(whole) for option in _valued(command)}
+    # An option means the same in every command.
+    options = {option.names: option for command in walk(root) for option in _valued(command)}
     for names, option in options.items():
         lines += [f"        {'|'.join(names)})", *_offers(option, words), *ANSWER.splitlines(), "            return ;;"]
     lines += ["    esac", '    case "$path" in']
-    for command in walk(whole):
+    for command in walk(root):
         flags = " ".join(name for option in command.options for name in option.names)
         lines.append(f"        {quoted(' '.join(command.name))})")
-        lines.append(f'            words="$words "{quoted(" ".join(one.name[-1] for one in command.commands))}')
+        lines.append(f'            words="$words "{quoted(" ".join(below.name[-1] for below in command.commands))}')
         for argument in command.arguments:
             lines += _offers(argument, words)
         lines.append(f'            case "$current" in -*) COMPREPLY=() words={quoted(flags)} ;; esac ;;')
@@ -69,13 +70,13 @@ def _valued(command: Command) -> Iterator[Option]:
     return (option for option in command.options if option.value is not None)
 
 
-def _offers(one: Argument | Option, words: Words) -> Iterator[str]:
-    known, question = words.of(one), words.question(one)
+def _offers(taker: Argument | Option, words: Words) -> Iterator[str]:
+    known, question = words.of(taker), words.question(taker)
     if known:
         yield f'            words="$words "{quoted(" ".join(known))}'
     if question:
         yield f'            words="$words $("${{asked[@]}}" {question} 2>/dev/null)"'
-    if metavar(one) in FILES:
+    if metavar(taker) in FILES:
         yield '            COMPREPLY+=($(compgen -f -- "$current"))'
-    if metavar(one) in FOLDERS:
+    if metavar(taker) in FOLDERS:
         yield '            COMPREPLY+=($(compgen -d -- "$current"))'

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fabstir_client._shells.grammar import Argument, Command, Option
 from fabstir_client._shells.words import DAEMON, FILES, FOLDERS, Words, metavar, quoted, walk
 
-# Which command the line has come to; a value of an option is none
+# Whether the line has reached the given command. Values of options are skipped.
 PATH = """\
 function __PROGRAM_path
     set -l path ""
@@ -37,22 +37,21 @@ function __PROGRAM_ask
 end"""
 
 
-def script(program: str, whole: Command, words: Words) -> str:
-    """The text that fish is to read."""
-    valued = {
-        name for one in walk(whole) for option in one.options if option.value is not None for name in option.names
-    }
-    paths = [quoted("".join(f" {word}" for word in command.name)) for command in walk(whole) if command.name]
+def script(program: str, root: Command, words: Words) -> str:
+    """The completion script for fish."""
+    options = [option for command in walk(root) for option in command.options]
+    valued = {name for option in options if option.value is not None for name in option.names}
+    paths = [quoted("".join(f" {word}" for word in command.name)) for command in walk(root) if command.name]
     head = f"{PATH}\n{ASK}".replace("VALUED", " ".join(sorted(valued)) or '""').replace("COMMANDS", " ".join(paths))
     lines = [
         f"# fish completion for {program}: put it into ~/.config/fish/completions/{program}.fish",
         *head.replace("DAEMON", " ".join(DAEMON)).replace("PROGRAM", program).splitlines(),
         f"complete -c {program} -f",
     ]
-    for command in walk(whole):
+    for command in walk(root):
         at = "".join(f" {word}" for word in command.name)
         start = f"complete -c {program} -n {quoted(f'__{program}_path {quoted(at)}')}"
-        lines += [f"{start} -a {one.name[-1]} -d {quoted(one.text)}" for one in command.commands]
+        lines += [f"{start} -a {below.name[-1]} -d {quoted(below.text)}" for below in command.commands]
         for option in command.options:
             flags = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
             lines.append(f"{start} {flags} -d {quoted(option.text)}{_value(program, option, words)}")
@@ -63,13 +62,13 @@ def script(program: str, whole: Command, words: Words) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _offers(program: str, one: Argument | Option, words: Words) -> Iterator[str]:
-    known, question = words.of(one), words.question(one)
+def _offers(program: str, taker: Argument | Option, words: Words) -> Iterator[str]:
+    known, question = words.of(taker), words.question(taker)
     if known:
         yield f"-a {quoted(' '.join(known))}"
     if question:
         yield f"-a '(__{program}_ask {question})'"
-    if metavar(one) in FOLDERS:
+    if metavar(taker) in FOLDERS:
         yield "-a '(__fish_complete_directories)'"
 
 

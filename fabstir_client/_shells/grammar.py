@@ -1,4 +1,4 @@
-"""A command line as data, read from its parser: what shells complete and what the man pages say."""
+"""A command line as data, read from its parser. The completion scripts and the man pages are made from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Argument:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``name`` is the words before its arguments, such as ("token", "create")."""
+    """``name`` holds the words before its arguments, such as ("token", "create")."""
 
     name: tuple[str, ...]
     text: str
@@ -34,12 +34,12 @@ class Command:
 
 
 def read(parser: argparse.ArgumentParser, name: tuple[str, ...] = (), text: str = "") -> Command:
-    """The parser's own command, with those below it."""
+    """The command of a parser, with its subcommands."""
     options, arguments, below = [], [], []
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             helps = {choice.dest: choice.help or "" for choice in action._choices_actions}
-            below += [read(made, (*name, word), helps.get(word, "")) for word, made in action.choices.items()]
+            below += [read(inner, (*name, word), helps.get(word, "")) for word, inner in action.choices.items()]
         elif action.option_strings:
             value = None if action.nargs == 0 else _metavar(action)
             options.append(Option(tuple(action.option_strings), _help(action), value, _choices(action)))

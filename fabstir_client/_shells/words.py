@@ -1,4 +1,4 @@
-"""Which words may stand for an argument or for an option's value, by its metavar."""
+"""The words that an argument or an option's value can be completed with, by its metavar."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from fabstir_client._shells.grammar import Argument, Command, Option
 
 FILES = ("FILE",)
 FOLDERS = ("DIR",)
-DAEMON = ("--api", "--data-dir")  # the options that name the daemon to ask
+DAEMON = ("--api", "--data-dir")  # options that say which daemon to ask
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """``fixed`` are the words themselves; one that ends with "=" goes on. ``asked`` are the arguments with which
-    `fabstir` prints them, one a line."""
+    """``fixed`` holds words by metavar; after a word that ends with "=", more follows. ``asked`` holds the arguments
+    with which `fabstir` prints further words, one per line."""
 
     fixed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     asked: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, one: Argument | Option) -> tuple[str, ...]:
-        """Those that are known here."""
-        return one.choices or self.fixed.get(metavar(one), ())
+    def of(self, taker: Argument | Option) -> tuple[str, ...]:
+        """The fixed words for an argument or an option's value."""
+        return taker.choices or self.fixed.get(metavar(taker), ())
 
-    def question(self, one: Argument | Option) -> str | None:
-        """What to ask `fabstir` for more."""
-        return self.asked.get(metavar(one))
+    def question(self, taker: Argument | Option) -> str | None:
+        """The arguments with which `fabstir` prints further words."""
+        return self.asked.get(metavar(taker))
 
 
-def metavar(one: Argument | Option) -> str:
-    """The name that stands for it in the help; empty for a switch."""
-    return one.name if isinstance(one, Argument) else one.value or ""
+def metavar(taker: Argument | Option) -> str:
+    """Its placeholder in the help; empty for a switch."""
+    return taker.name if isinstance(taker, Argument) else taker.value or ""
 
 
 def walk(command: Command) -> Iterator[Command]:
-    """The command and all below it."""
+    """The command, and all commands below it."""
     yield command
-    for one in command.commands:
-        yield from walk(one)
+    for below in command.commands:
+        yield from walk(below)
 
 
 def quoted(text: str) -> str:
-    """As one word, whatever is in it; for bash and zsh."""
+    """The text as one word for bash and zsh, whatever it contains."""
     return "'" + text.replace("'", "'\\''") + "'"

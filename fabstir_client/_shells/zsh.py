@@ -1,11 +1,11 @@
-"""Completion for zsh, by its own `_arguments`."""
+"""Completion for zsh, with its function `_arguments`."""
 
 from __future__ import annotations
 
 from fabstir_client._shells.grammar import Argument, Command, Option
 from fabstir_client._shells.words import DAEMON, FILES, FOLDERS, Words, metavar, quoted, walk
 
-# The functions below see `fabstir_asked`, since zsh's variables are seen by what is called
+# zsh's scoping is dynamic, so the functions called below see `fabstir_asked`.
 ASKED = """\
     local -a fabstir_asked=(fabstir)
     integer at
@@ -16,11 +16,11 @@ ASKED = """\
     done"""
 
 
-def script(program: str, whole: Command, words: Words) -> str:
-    """The text that zsh is to read."""
+def script(program: str, root: Command, words: Words) -> str:
+    """The completion script for zsh."""
     first = f"_{program}"
     lines = [f"#compdef {program}", f"# zsh completion for {program}: put it into a folder of $fpath, as {first}", ""]
-    for command in walk(whole):
+    for command in walk(root):
         lines += _function(program, command, words)
     lines += [
         f'if [ "$funcstack[1]" = {first} ]; then',
@@ -43,11 +43,11 @@ def _function(program: str, command: Command, words: Words) -> list[str]:
         lines += ASKED.replace("DAEMON", "|".join(DAEMON)).splitlines()
     lines += ["    _arguments -C -s \\", *(f"        {spec} \\" for spec in specs), "        && return 0"]
     if command.commands:
-        described = [quoted(f"{one.name[-1]}:{one.text}") for one in command.commands]
+        described = [quoted(f"{below.name[-1]}:{below.text}") for below in command.commands]
         lines += ["    case $state in", "    command)", "        local -a commands", "        commands=("]
-        lines += [f"            {one}" for one in described]
+        lines += [f"            {text}" for text in described]
         lines += ["        )", "        _describe command commands ;;", "    rest)", "        case $line[1] in"]
-        lines += [f"        {one.name[-1]}) {_name(program, one)} ;;" for one in command.commands]
+        lines += [f"        {below.name[-1]}) {_name(program, below)} ;;" for below in command.commands]
         lines += ["        esac ;;", "    esac"]
     return [*lines, "}", ""]
 
@@ -72,16 +72,16 @@ def _argument(argument: Argument, number: int, words: Words) -> str:
     return quoted(f"{number}{gap}{_text(argument.text or argument.name)}:{_action(argument, words)}")
 
 
-def _action(one: Argument | Option, words: Words) -> str:
-    known, question = words.of(one), words.question(one)
+def _action(taker: Argument | Option, words: Words) -> str:
+    known, question = words.of(taker), words.question(taker)
     if question:
         return f'{{compadd -- {" ".join(known)} ${{(f)"$($fabstir_asked {question} 2>/dev/null)"}}}}'
-    if any(word.endswith("=") for word in known):  # no space after those that go on
+    if any(word.endswith("=") for word in known):  # no space after these, since more follows
         return f"{{compadd -S '' -- {' '.join(word for word in known if word.endswith('='))}; " + (
             f"compadd -- {' '.join(word for word in known if not word.endswith('='))}}}"
         )
     if known:
         return f"({' '.join(word.replace(':', chr(92) + ':') for word in known)})"
-    if metavar(one) in FOLDERS:
+    if metavar(taker) in FOLDERS:
         return "_files -/"
-    return "_files" if metavar(one) in FILES else " "
+    return "_files" if metavar(taker) in FILES else " "

@@ -1,4 +1,4 @@
-"""``fabstir token`` and ``fabstir audit``: their arguments, the calls that they are, and what they print."""
+"""``fabstir token`` and ``fabstir audit``: their arguments, their calls, and their output."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ LIMITS = ("PROTOCOLS", "PEERS")
 
 def add_commands(command: Command, nested: Nested) -> None:
     """Declare them."""
-    below = nested(command("token", "make, list and revoke tokens for HTTP and WebSocket"))
-    making = below("create", "make a token and print it; it is shown only once")
-    making.add_argument("name", metavar="NAME", help="letters, digits and . _ -")
-    making.add_argument("--access", required=True, choices=("read", "write", "admin"), help="what it grants")
-    making.add_argument("--methods", type=arguments.names, metavar="A,B", help="nothing but these methods")
-    making.add_argument(
+    below = nested(command("token", "create, list and revoke tokens for HTTP and WebSocket"))
+    creating = below("create", "create a token and print it; it is shown only once")
+    creating.add_argument("name", metavar="NAME", help="letters, digits and . _ -")
+    creating.add_argument("--access", required=True, choices=("read", "write", "admin"), help="what it grants")
+    creating.add_argument("--methods", type=arguments.names, metavar="A,B", help="only these methods")
+    creating.add_argument(
         "--protocol",
         action="append",
         metavar="PATTERN",
         dest="protocols",
         help="only protocols of this pattern, such as /acme/*; may be repeated",
     )
-    making.add_argument(
+    creating.add_argument(
         "--peer", action="append", metavar="PEER", dest="peers", help="only calls about this peer; may be repeated"
     )
-    making.add_argument("--expires", type=arguments.duration, metavar="TIME", help="such as 15m, 12h, 30d or 4w")
-    making.set_defaults(call=_create, show=lambda made: str(made["token"]), beside=_created)
+    creating.add_argument("--expires", type=arguments.duration, metavar="TIME", help="such as 15m, 12h, 30d or 4w")
+    creating.set_defaults(call=_create, show=lambda created: str(created["token"]), note=_created)
     listing = below("list", "list the tokens")
     listing.set_defaults(call=lambda _: ("token.list", {}), show=_listed)
     listing.add_argument(
-        "--names", action="store_const", const=_names, dest="show", help="only their names, one a line"
+        "--names", action="store_const", const=_names, dest="show", help="only their names, one per line"
     )
     revoking = below("revoke", "revoke a token, at once")
     revoking.add_argument("name", metavar="TOKEN", help="as token list shows it")
     revoking.set_defaults(call=lambda args: ("token.revoke", {"name": args.name}), show=_revoked)
-    auditing = command("audit", "recent calls that changed something, or were refused")
+    auditing = command("audit", "list recent calls that changed something, or were refused")
     auditing.add_argument("--after", type=arguments.number, metavar="SEQ", help="only entries after this one")
-    auditing.add_argument("--limit", type=arguments.number, metavar="N", help="entries at most (default: 100)")
+    auditing.add_argument("--limit", type=arguments.number, metavar="N", help="at most N entries (default: 100)")
     auditing.set_defaults(call=lambda args: ("audit", given(args, after="after", limit="limit")), show=_audit)
 
 
@@ -51,32 +51,32 @@ def _create(args: argparse.Namespace) -> Asked:
     return "token.create", given(args, **names, expires="expiresIn")
 
 
-def _created(made: dict[str, Any]) -> str:
-    return f"{clean(made['name'])}: {_grants(made)}, {_until(made)}. The token is shown this once."
+def _created(token: dict[str, Any]) -> str:
+    return f"{clean(token['name'])}: {_grants(token)}, {_until(token)}. The token will not be shown again."
 
 
 def _names(tokens: list[dict[str, Any]]) -> str:
-    return "\n".join(clean(one["name"]) for one in tokens)
+    return "\n".join(clean(token["name"]) for token in tokens)
 
 
 def _listed(tokens: list[dict[str, Any]]) -> str:
     if not tokens:
-        return "no tokens but the one in api.token"
+        return "no tokens except the one in api.token"
     rows: list[tuple[str, ...]] = [
         (
-            one["name"],
-            one["access"],
-            ",".join(one["methods"]) if one.get("methods") else "all",
-            ",".join(one["protocols"]) if one.get("protocols") else "all",
-            ",".join(one["peers"]) if one.get("peers") else "all",
-            second(one["created"]),
-            _until(one),
-            second(one["lastUsed"]) if one.get("lastUsed") else "-",
+            token["name"],
+            token["access"],
+            ",".join(token["methods"]) if token.get("methods") else "all",
+            ",".join(token["protocols"]) if token.get("protocols") else "all",
+            ",".join(token["peers"]) if token.get("peers") else "all",
+            second(token["created"]),
+            _until(token),
+            second(token["lastUsed"]) if token.get("lastUsed") else "-",
         )
-        for one in tokens
+        for token in tokens
     ]
     columns = ("NAME", "ACCESS", "METHODS", "PROTOCOLS", "PEERS", "CREATED", "EXPIRES", "LAST USED")
-    # A column that says "all" in every row says nothing
+    # A limit that is "all" in every row is left out.
     shown = [at for at, name in enumerate(columns) if name not in LIMITS or any(row[at] != "all" for row in rows)]
     lines = [tuple(row[at] for at in shown) for row in (columns, *rows)]
     if fitting.fits(lines):
@@ -85,12 +85,12 @@ def _listed(tokens: list[dict[str, Any]]) -> str:
 
 
 def _limits_below(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """The table, with what each token is limited to in lines below it."""
+    """The table, with the limits of each token in lines below its row."""
     limits = {at: name.lower() for at, name in enumerate(columns) if name in ("METHODS", *LIMITS)}
     others = [at for at in range(len(columns)) if at not in limits]
-    head, *told = table([columns[at] for at in others], [[row[at] for at in others] for row in rows]).split("\n")
+    head, *lines = table([columns[at] for at in others], [[row[at] for at in others] for row in rows]).split("\n")
     yield head
-    for line, row in zip(told, rows, strict=True):
+    for line, row in zip(lines, rows, strict=True):
         yield line
         for at, name in limits.items():
             if row[at] != "all":
@@ -114,31 +114,31 @@ def _until(token: dict[str, Any]) -> str:
     return f"until {second(token['expires'])}" if token.get("expires") else "until revoked"
 
 
-def _audit(told: dict[str, Any]) -> str:
-    entries = told["entries"]
+def _audit(result: dict[str, Any]) -> str:
+    entries = result["entries"]
     if not entries:
-        return "nothing was changed"
+        return "no entries"
     rows: list[tuple[str, ...]] = [
         (
-            str(one["seq"]),
-            instant(one["time"]),
-            _who(one),
-            one["method"],
-            one["outcome"],
-            duration(one["duration"]) if one["duration"] >= 1000 else f"{one['duration']:.1f}ms",
-            inline(one["params"]),
+            str(entry["seq"]),
+            instant(entry["time"]),
+            _who(entry),
+            entry["method"],
+            entry["outcome"],
+            duration(entry["duration"]) if entry["duration"] >= 1000 else f"{entry['duration']:.1f}ms",
+            inline(entry["params"]),
         )
-        for one in entries
+        for entry in entries
     ]
     head = ("SEQ", "TIME", "WHO", "METHOD", "OUTCOME", "TOOK", "PARAMETERS")
     if fitting.fits([head, *rows]):
         lines = [table(head, rows)]
-    else:  # what was asked for stands below: it says more than the rest of the line
+    else:  # the parameters go below each row, uncut
         shown = table(head[:-1], [row[:-1] for row in rows]).splitlines()
         below = [fitting.wrapped(f"  {clean(row[-1])}") for row in rows]
         lines = [shown[0], *(part for pair in zip(shown[1:], below, strict=True) for part in pair if part.strip())]
-    if told["missed"]:
-        lines.insert(0, f"-- {told['missed']} entries are missing: the daemon's log has them --")
+    if result["missed"]:
+        lines.insert(0, f"-- {result['missed']} entries are missing here; the daemon's log has them --")
     return "\n".join(lines)
 
 

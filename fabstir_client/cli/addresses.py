@@ -1,5 +1,4 @@
-"""Multiaddrs and peer ids as the command line looks at them: what is wrong with one, without any of the daemon's
-libraries."""
+"""Checks and normalises multiaddrs and peer ids for the command line, without the daemon's libraries."""
 
 from __future__ import annotations
 
@@ -14,21 +13,21 @@ CID_OF_A_KEY = b"\x01\x72"  # version 1, codec libp2p-key
 
 
 def fault(address: str) -> str | None:
-    """Why nobody can be dialled at this address, in words; None where that cannot be seen from the text."""
+    """Why this address cannot be dialled, in words; None if the text shows no mistake."""
     parts = address.strip("/").split("/")
     if len(parts) < 2:
-        return "is no multiaddr"
+        return "is not a multiaddr"
     kind, host = parts[0], parts[1]
     if kind in ("ip4", "ip6"):
         try:
             if ipaddress.ip_address(host).version != int(kind[2]):
                 raise ValueError
         except ValueError:
-            return f'"{host}" is no /{kind} address'
+            return f'"{host}" is not an /{kind} address'
     for at, part in enumerate(parts[:-1]):
         following = parts[at + 1]
         if part in ("tcp", "udp") and not (following.isascii() and following.isdecimal() and _is_port(following)):
-            return f'"{following}" is no port'
+            return f'"{following}" is not a port number'
         if part in ("p2p", "ipfs") and not is_peer_id(following):
             return f'the peer id "{following}" cannot be decoded'
     return None
@@ -44,7 +43,7 @@ def is_peer_id(text: str) -> bool:
 
 
 def normal_peer_id(text: str) -> str | None:
-    """A peer id as results and events name it, in base58btc; None where the text cannot be decoded."""
+    """A peer id in base58btc, as results and events give it; None if the text cannot be decoded."""
     if not 0 < len(text) <= LONGEST or not text.isascii():
         return None
     try:
@@ -69,8 +68,8 @@ def _base58(data: bytes) -> str:
 
 
 def _multibase(prefix: str, text: str) -> bytes | None:
-    """The bytes of a text in the base that its first character names (multiformats/multibase); None where it names
-    none. Raises ValueError."""
+    """Decode a text in the base that its prefix names (multiformats/multibase); None if the prefix is unknown. Raises
+    ValueError."""
     if prefix == "z":
         return _number(text, ALPHABET)
     if prefix in "kK":
@@ -87,7 +86,7 @@ def _multibase(prefix: str, text: str) -> bytes | None:
 
 
 def _number(text: str, alphabet: str) -> bytes:
-    """The bytes of a number in the base of an alphabet, whose first digits stand for zero bytes. Raises ValueError."""
+    """Decode a number with the digits of an alphabet; leading zero digits stand for zero bytes. Raises ValueError."""
     value = 0
     for char in text:
         value = value * len(alphabet) + alphabet.index(char)

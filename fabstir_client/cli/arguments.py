@@ -1,4 +1,4 @@
-"""Types of arguments of ``fabstir``: durations, sizes, conditions, JSON … Each raises `ArgumentTypeError`."""
+"""Parsers of ``fabstir``'s arguments: durations, sizes, conditions, JSON … Each raises `ArgumentTypeError`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def timeout(text: str) -> Timeout:
 def refusal(text: str) -> str:
     """What is wrong with a duration, and what would be right."""
     bare = re.fullmatch(r"[0-9]{1,16}(\.[0-9]+)?", text)
-    hint = f": of which unit? {text}s, for example" if bare else ""
+    hint = f"; add a unit, such as {text}s" if bare else ""
     return f"{text!r} is not a duration such as {EXAMPLES}{hint}"
 
 
@@ -71,26 +71,26 @@ def size(text: str) -> int:
 def number(text: str) -> int:
     """An integer, 0 or more."""
     if not re.fullmatch(r"[0-9]{1,16}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more")
     return int(text)
 
 
 def integer(text: str) -> int:
     """An integer that the daemon accepts."""
     if not re.fullmatch(r"[+-]?[0-9]{1,15}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 15 digits at most")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at most 15 digits")
     return int(text)
 
 
 def real(text: str) -> float:
     """A number, 0 or more."""
     if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 up")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 0 or more")
     return float(text)
 
 
 def address(text: str) -> str:
-    """A multiaddr or a peer id, which the daemon checks. Common other notations are refused with the right one."""
+    """A multiaddr or a peer id, which the daemon checks. Other common notations are refused with the correct one."""
     match = _HOST_AND_PORT.fullmatch(text)
     if match is None:
         return text
@@ -99,7 +99,7 @@ def address(text: str) -> str:
     over = {"ws": "/ws", "http": "/ws", "wss": "/tls/ws", "https": "/tls/ws"}.get(scheme or "", "")
     like = f"/{kind}/{host}/tcp/{port}{over}/p2p/PEERID"
     raise argparse.ArgumentTypeError(
-        f"{_cut(text)} is not a multiaddr; it would look like {like}, with the id that `fabstir id` prints there"
+        f"{_cut(text)} is not a multiaddr; it would look like {like}, with the id that `fabstir id` prints on that host"
     )
 
 
@@ -108,7 +108,7 @@ def peer(text: str) -> str:
     if _HOST_AND_PORT.fullmatch(text) is None:
         return text
     raise argparse.ArgumentTypeError(
-        f"{_cut(text)} is no peer id, which looks like {EXAMPLE_ID}; `fabstir peers --ids` prints those of peers"
+        f"{_cut(text)} is not a peer id such as {EXAMPLE_ID}; `fabstir peers --ids` prints those of connected peers"
     )
 
 
@@ -118,16 +118,16 @@ def names(text: str) -> list[str]:
 
 
 def condition(text: str) -> str:
-    """The condition of `wait`, a peer id in it as events name it."""
+    """A condition for `wait`; a peer id in it is normalised, as in events."""
     name, _, value = text.partition("=")
     if name == "peer" and value:
         from fabstir_client.cli.addresses import normal_peer_id
 
         if (peer_id := normal_peer_id(re.sub("^/(p2p|ipfs)/", "", value))) is None:
-            raise argparse.ArgumentTypeError(f"{_cut(value)} is no peer id, which looks like {EXAMPLE_ID}")
+            raise argparse.ArgumentTypeError(f"{_cut(value)} is not a peer id such as {EXAMPLE_ID}")
         return f"peer={peer_id}"
-    fine = name == "peers" and re.fullmatch(r"[0-9]{1,9}", value)
-    if text not in ("ready", "started", "stopped") and not fine:
+    valid = name == "peers" and re.fullmatch(r"[0-9]{1,9}", value)
+    if text not in ("ready", "started", "stopped") and not valid:
         raise argparse.ArgumentTypeError(f"no such condition: {text!r}; it must be {CONDITIONS}")
     return text
 

@@ -1,6 +1,6 @@
-"""Commands that are one call: their arguments, and the method and parameters that they stand for.
+"""Commands that make one call: their arguments, and the method and parameters.
 
-A command says with ``call`` what it asks for, and with ``timed`` that its method takes a timeout.
+The default ``call`` of a command makes the call from the arguments; ``timed`` means that its method takes a timeout.
 """
 
 from __future__ import annotations
@@ -10,33 +10,33 @@ from collections.abc import Callable
 
 from fabstir_client.cli import arguments, dht
 from fabstir_client.cli.format import clean
-from fabstir_client.cli.parts import BANNABLE, Asked, Command, Nested, add_arguments, given, said
+from fabstir_client.cli.parts import BANNABLE, Asked, Command, Nested, add_arguments, as_base64, given
 
-# Commands that are one call without parameters, and what they are for.
+# Commands that make one call without parameters, and their help.
 PLAIN = {
-    "status": "the state of the node",
-    "peers": "the connected peers",
-    "addresses": "where the node listens and what it announces",
-    "metrics": "counters since the daemon started",
+    "status": "show the state of the node",
+    "peers": "list the connected peers",
+    "addresses": "show where the node listens and what it announces",
+    "metrics": "show counters since the daemon started",
     "start": "start the node, with the daemon's configuration",
-    "stop": "stop the node; the daemon stays",
-    "version": "versions and protocols of the daemon",
-    "config": "the daemon's effective configuration",
+    "stop": "stop the node; the daemon keeps running",
+    "version": "show versions and protocols of the daemon",
+    "config": "show the daemon's effective configuration",
     "shutdown": "stop the daemon",
 }
 
-# Commands about one peer: the method, what they are for, and their arguments, which have the parameters' names.
+# Commands about one peer: the method, the help, and the arguments, which are named after the parameters.
 PEER = {
-    "explain": ("peer.explain", "why a peer is connected, or is not", "TARGET a peer id or an address"),
+    "explain": ("peer.explain", "show why a peer is or is not connected", "TARGET a peer id or an address"),
     "keep": ("peer.keep", "stay connected to an address, across restarts", "ADDRESS a multiaddr with /p2p/"),
-    "forget": ("peer.forget", "no longer keep an address or a peer", "TARGET a kept address or a peer id"),
-    "ban": ("peer.ban", "keep out a peer, an IP address or a network", BANNABLE),
+    "forget": ("peer.forget", "stop keeping an address or a peer", "TARGET a kept address or a peer id"),
+    "ban": ("peer.ban", "ban a peer, an IP address or a network", BANNABLE),
     "unban": ("peer.unban", "lift a ban", BANNABLE),
-    "bans": ("peer.bans", "the bans in force"),
-    "tag": ("peer.tag", "give a peer a tag: trimming spares high values", "PEERID the peer", "TAG the tag's name"),
-    "untag": ("peer.untag", "take a tag from a peer", "PEERID the peer", "TAG the tag's name"),
+    "bans": ("peer.bans", "list the bans in force"),
+    "tag": ("peer.tag", "tag a peer; trimming spares high values", "PEERID the peer", "TAG the tag's name"),
+    "untag": ("peer.untag", "remove a tag from a peer", "PEERID the peer", "TAG the tag's name"),
     "protect": ("peer.protect", "never trim a peer", "PEERID the peer"),
-    "unprotect": ("peer.unprotect", "a peer may be trimmed again", "PEERID the peer"),
+    "unprotect": ("peer.unprotect", "let a peer be trimmed again", "PEERID the peer"),
 }
 
 
@@ -44,7 +44,7 @@ def add_commands(command: Command, nested: Nested) -> None:
     """Declare them."""
     for name, text in PLAIN.items():
         command(name, text).set_defaults(call=_plain(name))
-    command("id", "the node's peer id").set_defaults(
+    command("id", "print the node's peer id").set_defaults(
         call=lambda _: ("status", {}), show=lambda status: clean(status["peerId"])
     )
     connecting = command("connect", "connect to a peer")
@@ -55,14 +55,14 @@ def add_commands(command: Command, nested: Nested) -> None:
     disconnecting = command("disconnect", "close all connections to a peer")
     disconnecting.add_argument("peer", metavar="PEER", type=arguments.peer, help="its peer id")
     disconnecting.set_defaults(call=lambda args: ("disconnect", {"peerId": args.peer}))
-    pinging = command("ping", "measure the round trip to a connected peer")
+    pinging = command("ping", "measure the round-trip time to a connected peer")
     pinging.add_argument("peer", metavar="PEER", type=arguments.peer, help="its peer id")
     pinging.set_defaults(call=lambda args: ("ping", {"peerId": args.peer}), timed=True)
     _add_peer_commands(command)
     _add_request(command)
     _add_announce(command)
     _add_discover(command)
-    dht.add_commands(nested(command("dht", "look things up in the DHT, and put them there")))
+    dht.add_commands(nested(command("dht", "search the DHT, and store in it")))
     calling = command("call", "call any method")
     calling.add_argument("method", metavar="METHOD")
     calling.add_argument(
@@ -76,16 +76,16 @@ def _plain(name: str) -> Callable[[argparse.Namespace], Asked]:
 
 
 def _add_peer_commands(command: Command) -> None:
-    made = {}
+    parsers = {}
     for name, (method, text, *described) in PEER.items():
-        made[name] = command(name, text)
-        add_arguments(made[name], tuple(described))
-        made[name].set_defaults(call=_of_peer(method))
-    made["tag"].add_argument("value", metavar="VALUE", type=arguments.integer, help="its weight, an integer")
-    made["ban"].add_argument(
-        "--duration", type=arguments.duration, metavar="TIME", help="such as 90s, 12h or 30d; for good where left out"
+        parsers[name] = command(name, text)
+        add_arguments(parsers[name], tuple(described))
+        parsers[name].set_defaults(call=_of_peer(method))
+    parsers["tag"].add_argument("value", metavar="VALUE", type=arguments.integer, help="its weight, an integer")
+    parsers["ban"].add_argument(
+        "--duration", type=arguments.duration, metavar="TIME", help="such as 90s, 12h or 30d; permanent if left out"
     )
-    made["ban"].add_argument("--reason", metavar="TEXT", help="shown by bans and explain")
+    parsers["ban"].add_argument("--reason", metavar="TEXT", help="shown by bans and explain")
 
 
 def _of_peer(method: str) -> Callable[[argparse.Namespace], Asked]:
@@ -97,45 +97,44 @@ def _add_request(command: Command) -> None:
     requesting = command("request", "send a message to a peer and print its answer")
     requesting.add_argument("peer", metavar="PEER", type=arguments.peer, help="its peer id")
     requesting.add_argument("protocol", metavar="PROTOCOL", help="such as /fabstir/job/1.0.0")
-    requesting.add_argument("text", metavar="TEXT", nargs="?", help="the message; standard input where it is left out")
+    requesting.add_argument("text", metavar="TEXT", nargs="?", help="the message; read from standard input if left out")
     requesting.add_argument("--framing", choices=("u32be", "uvarint", "none"), help="default: uvarint")
     requesting.set_defaults(call=_request, timed=True)
 
 
 def _request(args: argparse.Namespace) -> Asked:
-    message = said(args.text)
     return "request", {
         "peerId": args.peer,
         "protocol": args.protocol,
-        "data": message,
+        "data": as_base64(args.text),
         **given(args, framing="framing"),
     }
 
 
 def _add_announce(command: Command) -> None:
-    announcing = command("announce", "tell others in the DHT what this node serves, again and again")
+    announcing = command("announce", "announce in the DHT what this node serves, now and regularly")
     announcing.add_argument("capabilities", metavar="NAME", nargs="+", help="what it serves, such as a model's name")
     announcing.add_argument(
-        "--metadata", type=arguments.params, metavar="JSON", help="what others see of this node: an object"
+        "--metadata", type=arguments.params, metavar="JSON", help="an object that other nodes can read"
     )
     announcing.set_defaults(
         call=lambda args: ("fabstir.announce", given(args, capabilities="capabilities", metadata="metadata")),
         timed=True,
     )
     withdrawing = command("withdraw", "stop announcing what this node serves")
-    withdrawing.add_argument("capabilities", metavar="NAME", nargs="+", help="what was announced")
+    withdrawing.add_argument("capabilities", metavar="NAME", nargs="+", help="an announced name")
     withdrawing.set_defaults(call=lambda args: ("fabstir.withdraw", {"capabilities": args.capabilities}))
 
 
 def _add_discover(command: Command) -> None:
-    discovering = command("discover", "nodes that serve a model, the best first")
+    discovering = command("discover", "find nodes that serve a model, best first")
     discovering.add_argument("model", metavar="MODEL", help="its name")
-    discovering.add_argument("--max-price", metavar="N", help="an integer per token, as the nodes count it")
+    discovering.add_argument("--max-price", metavar="N", help="an integer per token, in the nodes' unit")
     discovering.add_argument(
-        "--max-latency", type=arguments.duration, metavar="TIME", help="such as 50ms, as seen here"
+        "--max-latency", type=arguments.duration, metavar="TIME", help="such as 50ms, measured from this node"
     )
-    discovering.add_argument("--min-reputation", type=arguments.real, metavar="N", help="0 to 100, as the node says")
-    discovering.add_argument("--refresh", action="store_true", help="search even where an answer is remembered")
+    discovering.add_argument("--min-reputation", type=arguments.real, metavar="N", help="0 to 100, as nodes state it")
+    discovering.add_argument("--refresh", action="store_true", help="search even if a result is cached")
     discovering.set_defaults(call=_discover, timed=True)
 
 

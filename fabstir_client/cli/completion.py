@@ -1,6 +1,6 @@
-"""``fabstir completion``: what makes bash, zsh and fish complete its commands.
+"""``fabstir completion``: scripts that make bash, zsh and fish complete its commands.
 
-Nobody types the 52 characters of a peer id: the shell asks the daemon for those that are connected.
+Peer ids have 52 characters and nobody types them, so the shell asks the daemon for those of connected peers.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ def run(_: Target, args: argparse.Namespace, __: Callable[[str, int], int]) -> i
 
 
 def script(shell: str) -> str:
-    """The text that the shell is to read."""
-    methods = tuple(
-        one["name"] for one in json.loads(files("fabstir_client").joinpath("openrpc.json").read_bytes())["methods"]
-    )
+    """The completion script for a shell."""
+    document = json.loads(files("fabstir_client").joinpath("openrpc.json").read_bytes())
+    methods = tuple(method["name"] for method in document["methods"])
     fixed = {
         "CONDITION": ("ready", "started", "stopped", "peers=", "peer="),
         "TYPE": tuple(EVENT_DATA),

@@ -45,9 +45,9 @@ def _write(dump: Dump, file: str | None, complain: Callable[[str, int], int], *,
         path = os.path.join(path, os.path.basename(dump.name))
         file = None
     if file is None:
-        path = _free(path)  # of two dumps within a second, both stay
+        path = _free(path)  # two dumps may have the same second in their names
     try:
-        # For its owner alone: it names peers and their addresses
+        # Readable for the owner only, because it shows peers and their addresses.
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as out:
             out.write(dump.content)
     except OSError as error:
@@ -56,12 +56,12 @@ def _write(dump: Dump, file: str | None, complain: Callable[[str, int], int], *,
         sys.stdout.buffer.write(msgspec.json.encode({"file": path, "size": dump.size, "files": dump.files}) + b"\n")
     else:
         print(f"{path}: {dump.size} bytes")
-        print("It has no key and no token, but the peers and addresses.")
+        print("It contains no keys or tokens, but it does show peers and their addresses.")
     return DONE
 
 
 def _free(path: str) -> str:
-    """The path, or one beside it that nothing has yet."""
+    """The path if it does not exist, otherwise the next free one with a number."""
     stem, ending = os.path.splitext(path)
     number = 1
     while os.path.lexists(path):
@@ -105,7 +105,8 @@ def _tasks(tree: TaskTree) -> str:
 
 
 def task_line(name: str, where: str) -> str:
-    """Both in a line where that is wide enough; else without what the two have in common, or in two."""
+    """Both in one line if they fit; otherwise without the function's name, if it repeats the task's; otherwise in two
+    lines."""
     room = (fitting.columns() or 0) - len(name) - 2
     if fitting.columns() is None or len(where) <= room:
         return f"{name}  {where}".rstrip()
@@ -117,7 +118,7 @@ def task_line(name: str, where: str) -> str:
 
 
 def _short(call: str) -> str:
-    """``…/fabstird/canary.py:45 Canary.run`` without what is before the package."""
+    """A call such as ``…/fabstird/canary.py:45 Canary.run``, without the path before the package."""
     for package in ("/fabstird/", "/fabstir_client/"):
         before, found, rest = call.rpartition(package)
         if found and before:

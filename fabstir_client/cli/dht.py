@@ -1,4 +1,4 @@
-"""``fabstir dht …``: the commands, each of which is one call, and what is printed of its result."""
+"""``fabstir dht …``: the commands, each of which makes one call, and their output."""
 
 from __future__ import annotations
 
@@ -10,88 +10,93 @@ from typing import Any
 
 from fabstir_client.cli import arguments, fitting
 from fabstir_client.cli.format import clean, counted, duration, pairs, second, table
-from fabstir_client.cli.parts import Asked, Command, add_arguments, given, said
+from fabstir_client.cli.parts import Asked, Command, add_arguments, as_base64, given
 
 ENCODINGS = ("text", "base64", "cid")
-STOPPED = "(the time was over before the search was)"
+INCOMPLETE = "(incomplete: the timeout ended the search)"
 
 
 def add_commands(below: Command) -> None:
     """Declare them."""
     for name, (method, text, show, *described) in COMMANDS.items():
-        made = below(name, text)
-        add_arguments(made, tuple(described))
-        made.set_defaults(call=_of(method), show=show, timed=name not in ("forget", "status", "routing"))
+        parser = below(name, text)
+        add_arguments(parser, tuple(described))
+        parser.set_defaults(call=_of(method), show=show, timed=name not in ("forget", "status", "routing"))
         if "KEY the key" in described:
-            made.add_argument("--encoding", choices=ENCODINGS, help="of the key; default: text")
+            parser.add_argument("--encoding", choices=ENCODINGS, help="of the key; default: text")
         if name == "find-providers":
-            made.add_argument("--count", type=arguments.number, metavar="N", help="so many are enough")
+            parser.add_argument("--count", type=arguments.number, metavar="N", help="stop after N providers")
         if name == "put":
-            made.add_argument("value", metavar="VALUE", nargs="?", help="standard input where it is left out")
+            parser.add_argument("value", metavar="VALUE", nargs="?", help="read from standard input if left out")
 
 
 def _of(method: str) -> Callable[[argparse.Namespace], Asked]:
     def call(args: argparse.Namespace) -> Asked:
         params = given(args, peerid="peerId", key="key", encoding="encoding", count="count")
         if method == "dht.put_value":
-            params["value"] = said(args.value)
+            params["value"] = as_base64(args.value)
         return method, params
 
     return call
 
 
-def _found_peer(told: dict[str, Any]) -> str:
-    state = "connected" if told["connected"] else "not connected"
-    rows = [("peer id", told["peerId"]), ("addresses", told["addresses"]), ("state", state), ("asked", _asked(told))]
-    return pairs(rows)
+def _found_peer(result: dict[str, Any]) -> str:
+    state = "connected" if result["connected"] else "not connected"
+    rows = [("peer id", result["peerId"]), ("addresses", result["addresses"]), ("state", state)]
+    return pairs([*rows, ("asked", _asked(result))])
 
 
-def _found_providers(told: dict[str, Any]) -> str:
-    rows = [(one["peerId"], one["addresses"][0] if one["addresses"] else "-") for one in told["providers"]]
-    shown = table(("PROVIDER", "ADDRESS"), rows) if rows else f"nobody provides {_key(told)}"
-    return _ended(f"{shown}\n({_asked(told)} asked)", told)
+def _found_providers(result: dict[str, Any]) -> str:
+    rows = [
+        (provider["peerId"], provider["addresses"][0] if provider["addresses"] else "-")
+        for provider in result["providers"]
+    ]
+    shown = table(("PROVIDER", "ADDRESS"), rows) if rows else f"nobody provides {_key(result)}"
+    return _ended(f"{shown}\n({_asked(result)} asked)", result)
 
 
-def _provided(told: dict[str, Any]) -> str:
-    words = f"{_key(told)} is provided: {counted(told['sent'], 'peer')} told, {told['confirmed']} have it"
-    return _ended(_with_failures(words, told), told)
+def _provided(result: dict[str, Any]) -> str:
+    words = f"{_key(result)} is provided: sent to {counted(result['sent'], 'peer')}, confirmed by {result['confirmed']}"
+    return _ended(_with_failures(words, result), result)
 
 
-def _found_value(told: dict[str, Any]) -> str:
-    if not told["found"]:
-        return _ended(f"no value under {_key(told)} ({_asked(told)} asked)", told)
-    words = f"(from {counted(told['answers'], 'peer')}; {told['others']} gave another value)"
-    return _ended(f"{_text(told['value'])}\n{words}", told)
+def _found_value(result: dict[str, Any]) -> str:
+    if not result["found"]:
+        return _ended(f"no value under {_key(result)} ({_asked(result)} asked)", result)
+    words = f"(from {counted(result['answers'], 'peer')}; {result['others']} returned another value)"
+    return _ended(f"{_text(result['value'])}\n{words}", result)
 
 
-def _stored_value(told: dict[str, Any]) -> str:
-    words = f"{_key(told)} is put: {counted(told['stored'], 'peer')} of {told['asked']} asked took it"
-    return _ended(_with_failures(words, told), told)
+def _stored_value(result: dict[str, Any]) -> str:
+    words = f"{_key(result)} is stored: {result['stored']} of {counted(result['asked'], 'peer')} asked accepted it"
+    return _ended(_with_failures(words, result), result)
 
 
-def _forgotten(told: dict[str, Any]) -> str:
-    gone = [words for field, words in (("provided", "provided"), ("value", "put")) if told[field]]
-    return f"{_key(told)} is no longer {' or '.join(gone)}" if gone else f"nothing was announced under {_key(told)}"
+def _forgotten(result: dict[str, Any]) -> str:
+    ended = [words for field, words in (("provided", "provided"), ("value", "stored")) if result[field]]
+    key = _key(result)
+    return f"{key} is no longer {' or '.join(ended)}" if ended else f"nothing was announced under {key}"
 
 
-def _status(told: dict[str, Any]) -> str:
-    asked = f"{told['asked']} messages to others, {told['failed']} without an answer"
+def _status(result: dict[str, Any]) -> str:
+    asked = f"{result['asked']} messages sent, {result['failed']} without an answer"
+    held = f"{counted(result['values'], 'value')} and {counted(result['providedKeys'], 'provided key')} of others"
     rows: list[tuple[str, Any]] = [
-        ("mode", told["mode"]),
-        ("peers", told["peers"]),
-        ("holds", f"{counted(told['values'], 'value')} and {counted(told['providedKeys'], 'provided key')} of others"),
-        ("lookups", f"{told['lookups']}; {asked}"),
-        ("answered", ", ".join(f"{count} {kind}" for kind, count in told["answered"].items()) or "-"),
-        ("refused", f"{told['refused']} against the rules, {told['malformed']} malformed"),
+        ("mode", result["mode"]),
+        ("peers", result["peers"]),
+        ("holds", held),
+        ("lookups", f"{result['lookups']}; {asked}"),
+        ("answered", ", ".join(f"{count} {kind}" for kind, count in result["answered"].items()) or "-"),
+        ("refused", f"{result['refused']} that break the rules, {result['malformed']} malformed"),
     ]
     kept = [
-        (_key(one), "provided" if one["provided"] else "value", _when(one, "announced"), _when(one, "next"))
-        for one in told["kept"]
+        (_key(record), "provided" if record["provided"] else "value", _when(record, "announced"), _when(record, "next"))
+        for record in result["kept"]
     ]
     return pairs(rows) + ("\n\n" + table(("KEY", "KIND", "ANNOUNCED", "NEXT"), kept) if kept else "")
 
 
-def _routing(told: dict[str, Any]) -> str:
+def _routing(result: dict[str, Any]) -> str:
     rows = [
         (
             bucket["sharedBits"],
@@ -100,7 +105,7 @@ def _routing(told: dict[str, Any]) -> str:
             f"{duration(max(0, time.time() * 1000 - peer['heard']))} ago",
             "suspect" if peer["suspect"] else "-",
         )
-        for bucket in told["buckets"]
+        for bucket in result["buckets"]
         for peer in bucket["peers"]
     ]
     return table(("SHARED BITS", "PEER", "STATE", "HEARD", "MARKS"), rows) if rows else "the routing table is empty"
@@ -110,12 +115,12 @@ def _when(record: dict[str, Any], field: str) -> str:
     return second(record[field]) if record.get(field) else "-"
 
 
-def _key(told: dict[str, Any]) -> str:
-    return _text(told["key"])
+def _key(result: dict[str, Any]) -> str:
+    return _text(result["key"])
 
 
 def _text(encoded: str) -> str:
-    """As text where it is some, else the base64 that it came as."""
+    """The decoded text if it is printable, otherwise the base64."""
     try:
         text = base64.b64decode(encoded).decode()
     except ValueError:
@@ -123,28 +128,28 @@ def _text(encoded: str) -> str:
     return text if text.isprintable() and text else clean(encoded)
 
 
-def _asked(told: dict[str, Any]) -> str:
-    return counted(told["asked"], "peer")
+def _asked(result: dict[str, Any]) -> str:
+    return counted(result["asked"], "peer")
 
 
-def _with_failures(words: str, told: dict[str, Any]) -> str:
-    failures = [fitting.sentence(f"{clean(peer)}: {clean(why)}") for peer, why in told["failures"].items()]
+def _with_failures(words: str, result: dict[str, Any]) -> str:
+    failures = [fitting.sentence(f"{clean(peer)}: {clean(error)}") for peer, error in result["failures"].items()]
     return "\n".join([words, *failures])
 
 
-def _ended(words: str, told: dict[str, Any]) -> str:
-    return words if told["complete"] else f"{words}\n{STOPPED}"
+def _ended(words: str, result: dict[str, Any]) -> str:
+    return words if result["complete"] else f"{words}\n{INCOMPLETE}"
 
 
 Show = Callable[[dict[str, Any]], str]
-# The method, what they are for, what is printed, and their arguments.
+# The method, the help, the function that renders the result, and the arguments.
 COMMANDS: dict[str, tuple[str, str, Show, *tuple[str, ...]]] = {
-    "find-peer": ("dht.find_peer", "where a peer is", _found_peer, "PEERID the peer"),
-    "find-providers": ("dht.find_providers", "who provides a key", _found_providers, "KEY the key"),
-    "provide": ("dht.provide", "tell others that this node provides a key, again and again", _provided, "KEY the key"),
-    "get": ("dht.get_value", "the value of a key", _found_value, "KEY the key"),
-    "put": ("dht.put_value", "put a value, again and again", _stored_value, "KEY the key"),
+    "find-peer": ("dht.find_peer", "find a peer's addresses", _found_peer, "PEERID the peer"),
+    "find-providers": ("dht.find_providers", "find the providers of a key", _found_providers, "KEY the key"),
+    "provide": ("dht.provide", "announce this node as a provider of a key, regularly", _provided, "KEY the key"),
+    "get": ("dht.get_value", "get the value of a key", _found_value, "KEY the key"),
+    "put": ("dht.put_value", "store a value under a key, and store it again regularly", _stored_value, "KEY the key"),
     "forget": ("dht.forget", "stop announcing a key, and a value under it", _forgotten, "KEY the key"),
-    "status": ("dht.status", "how the DHT stands", _status),
-    "routing": ("dht.routing", "whom the DHT knows, bucket by bucket", _routing),
+    "status": ("dht.status", "show the state of the DHT", _status),
+    "routing": ("dht.routing", "show the routing table, bucket by bucket", _routing),
 }

@@ -1,4 +1,4 @@
-"""``fabstir doctor``: the findings, with the cure beside each fault."""
+"""``fabstir doctor``: prints the findings, with the cure for each fault."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fabstir_client._core.discovery import Target
 from fabstir_client.cli import fitting
 from fabstir_client.cli.doctor_checks import run_checks
 from fabstir_client.cli.doctor_findings import Finding
-from fabstir_client.cli.format import clean
+from fabstir_client.cli.format import clean, counted
 from fabstir_client.cli.observe import coloured
 from fabstir_client.cli.progress import progress
 
@@ -24,22 +24,21 @@ COLOURS = {"ok": "32", "warning": "33", "fault": "31;1", "skipped": "2"}
 def run(target: Target, args: argparse.Namespace, _: Callable[[str, int], int]) -> int:
     findings = []
     colour = coloured("auto")
-    with progress("looking"):
+    with progress("checking"):
         for finding in run_checks(target, args.config):
             findings.append(finding)
             if not args.json:
                 print("\x1b[K" * colour + text(finding, colour=colour), flush=True)
-    count = {state: sum(one.state == state for one in findings) for state in COLOURS}
+    count = {state: sum(finding.state == state for finding in findings) for state in COLOURS}
     if args.json:
         sys.stdout.buffer.write(msgspec.json.encode({"ok": not count["fault"], "findings": findings}) + b"\n")
     else:
-        told = ", ".join(f"{count[state]} {state}{'' if count[state] == 1 else 's'}" for state in ("fault", "warning"))
-        print(f"\n{told}")
+        print("\n" + ", ".join(counted(count[state], state) for state in ("fault", "warning")))
     return FAULTY if count["fault"] else DONE
 
 
 def text(finding: Finding, *, colour: bool) -> str:
-    """One finding, and its cure in a line of its own."""
+    """One finding, and its cure on the next line."""
     state = f"{finding.state:<8}"
     if colour:
         state = f"\x1b[{COLOURS[finding.state]}m{state}\x1b[0m"

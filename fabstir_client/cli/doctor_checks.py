@@ -1,7 +1,6 @@
-"""What is wrong, looked at from outside: with the daemon where it answers, and without it where it does not.
+"""Checks of the daemon from outside, whether it answers or not.
 
-Each check gives findings in words, with the cure beside each fault. Nothing here changes anything, and every wait is
-bounded.
+Each check yields findings in words, with the cure for each fault. No check changes anything, and every wait is bounded.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ ROOM = 64 * 1024 * 1024  # bytes on the disk of the data directory
 
 
 def run_checks(target: Target, config_file: str | None = None) -> Iterator[Finding]:
-    """Every finding, as it is made."""
+    """Run all checks, and yield each finding at once."""
     context = Context(target, config_file)
     for check in (_daemon, _config, _node, reach, _data_dir, _token, _http, *doctor_machine.CHECKS):
         yield from check(context)
@@ -85,10 +84,10 @@ def _answers(context: Context, link: Link, label: str, endpoint: Endpoint) -> It
         context.config = _call(link, "config")
         context.addresses = _call(link, "addresses")
     except RpcError as error:
-        yield Finding("daemon", "warning", f"{label} answers, but may not tell everything: {error}")
+        yield Finding("daemon", "warning", f"{label} answers, but does not allow all calls: {error}")
     except FabstirError as error:
-        cure = "SIGUSR1 writes to its log what each task waits for: kill -USR1 PID"
-        yield Finding("daemon", "fault", f"{label} takes the connection and does not answer: {error}", cure)
+        cure = "kill -USR1 PID writes to its log what each task is waiting for"
+        yield Finding("daemon", "fault", f"{label} accepts the connection, but does not answer: {error}", cure)
         return
     finally:
         link.close()
@@ -106,7 +105,7 @@ def _socket(path: str) -> Iterator[Finding]:
     found = os.stat(path)
     mode = stat.S_IMODE(found.st_mode)
     owner, group = _name(pwd.getpwuid, found.st_uid), _name(grp.getgrgid, found.st_gid)
-    about = f"{path}: mode {mode:04o}, of {owner} and the group {group}"
+    about = f"{path}: mode {mode:04o}, user {owner}, group {group}"
     if mode & 0o002:
         yield Finding("socket", "warning", f"{about}: every user may use the API", 'set [api] ipc_mode = "0660"')
     else:
@@ -123,13 +122,13 @@ def _name(find: Callable[[int], Any], number: int) -> str:
 def _start(target: Target) -> str:
     command = target.start()
     if command is None:
-        return "check the address, and whether the daemon there runs"
+        return "check the address, and whether the daemon there is running"
     unit = any(
         os.path.exists(f"{folder}/systemd/system/fabstird.service")
         for folder in ("/etc", "/usr/local/lib", "/usr/lib", "/lib")
     )
     service = unit and command == "fabstird run"
-    return "systemctl enable --now fabstird; systemctl status fabstird says why not" if service else command
+    return "systemctl enable --now fabstird; if it fails, see systemctl status fabstird" if service else command
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -137,7 +136,7 @@ def _start(target: Target) -> str:
 
 
 def _config(context: Context) -> Iterator[Finding]:
-    """Of the running daemon; else what the daemon on this machine would make of its file."""
+    """The configuration of the running daemon; without one, that which a daemon on this machine would read."""
     if context.config:
         return
     if find_spec("fabstird") is None:
@@ -158,9 +157,9 @@ def _config(context: Context) -> Iterator[Finding]:
     context.config = json.loads(done.stdout)
     found = [line.removeprefix("fabstird: warning: ") for line in done.stderr.splitlines()]
     for line in found:
-        yield Finding("config", "fault", line, "correct it; fabstird check-config --strict ends with 2 until then")
+        yield Finding("config", "fault", line, "correct it; until then, fabstird check-config --strict exits with 2")
     if not found:
-        yield Finding("config", "ok", "fabstird check-config finds no mistake")
+        yield Finding("config", "ok", "fabstird check-config finds no mistakes")
 
 
 def _node(context: Context) -> Iterator[Finding]:
@@ -172,7 +171,7 @@ def _node(context: Context) -> Iterator[Finding]:
     elif status["state"] != "started":
         yield Finding("node", "fault", f"the node is {status['state']}", "fabstir start")
     elif not status["peers"]:
-        cure = "see the bootstrap nodes below; fabstir explain ADDRESS says what a dial met"
+        cure = "see the bootstrap nodes below; fabstir explain ADDRESS shows why dials fail"
         yield Finding("node", "warning", "started, but no peer is connected", cure)
     else:
         yield Finding("node", "ok", f"started, {counted(status['peers'], 'peer')}")
@@ -184,23 +183,24 @@ def _data_dir(context: Context) -> Iterator[Finding]:
         found = os.stat(path)
         disk = os.statvfs(path)
     except PermissionError:
-        yield Finding("data", "skipped", f"{path} is not for {_name(pwd.getpwuid, os.geteuid())}")
+        yield Finding("data", "skipped", f"{path} cannot be accessed by {_name(pwd.getpwuid, os.geteuid())}")
         return
     except OSError as error:
         wanted = context.status is None
-        words = "not there: the daemon makes it" if isinstance(error, FileNotFoundError) else error.strerror
+        missing = "does not exist yet; the daemon creates it"
+        words = missing if isinstance(error, FileNotFoundError) else error.strerror
         yield Finding("data", "skipped" if wanted else "ok", f"{path}: {words}")
         return
     free = disk.f_bavail * disk.f_frsize
     if free < ROOM:
-        yield Finding("data", "fault", f"{path}: {free // 2**20} MiB are free on its disk", "make room")
+        yield Finding("data", "fault", f"{path}: only {free // 2**20} MiB are free on its disk", "free some space")
     if found.st_uid == os.geteuid() and not os.access(path, os.W_OK):
         yield Finding("data", "fault", f"{path} cannot be written", f"chmod u+w {path}")
     try:
-        said = json.loads(read_regular(os.path.join(path, "api.json")))
+        api = json.loads(read_regular(os.path.join(path, "api.json")))
     except (OSError, ValueError, RecursionError):
-        said = None
-    context.api = said if isinstance(said, dict) else {}
+        api = None
+    context.api = api if isinstance(api, dict) else {}
     for name in ("identity.key", "api.token"):
         yield from _secret(os.path.join(path, name))
 
@@ -209,7 +209,7 @@ def _secret(path: str) -> Iterator[Finding]:
     try:
         mode = stat.S_IMODE(os.stat(path).st_mode)
     except OSError:
-        return  # the daemon makes it
+        return  # the daemon creates it
     if mode & 0o077:
         yield Finding("data", "fault", f"{path} can be read by others (mode {mode:04o})", f"chmod 600 {path}")
     else:
@@ -226,19 +226,19 @@ def _token(context: Context) -> Iterator[Finding]:
         yield Finding("token", "skipped", f"{path}: {error.strerror}; HTTP needs it, the socket does not")
         return
     if not text.isascii() or not text.isprintable() or len(text) < 16:
-        yield Finding("token", "fault", f"{path} holds no token", f"rm {path}, and restart the daemon for a new one")
+        yield Finding("token", "fault", f"{path} holds no valid token", f"rm {path}, then restart the daemon")
 
 
 def _http(context: Context) -> Iterator[Finding]:
-    """The port, as the daemon says it listens."""
+    """Whether HTTP answers where the daemon says that it listens."""
     where = context.api.get("http") or (context.config.get("api") or {}).get("http")
     if context.status is None or not where or str(where).startswith("unix:"):
         return
     host, _, port = str(where).removeprefix("http://").rpartition(":")
     host = dialable(host.strip("[]"))
     if not host.startswith("127.") and host not in ("::1", "localhost"):
-        text = f"{where} is open to the network, and what goes over it can be read there"
-        yield Finding("http", "warning", text, "keep [api] http on 127.0.0.1; reach it by ssh, or a proxy with TLS")
+        text = f"{where} is open to the network, without encryption"
+        yield Finding("http", "warning", text, "keep [api] http on 127.0.0.1; use ssh or a TLS proxy to reach it")
     connection = None
     try:
         connection = http.client.HTTPConnection(host, int(port), timeout=ANSWER)
@@ -254,7 +254,7 @@ def _http(context: Context) -> Iterator[Finding]:
     except (OSError, http.client.HTTPException, ValueError) as error:
         words = describe(error) if isinstance(error, OSError) else str(error)
         yield Finding(
-            "http", "fault", f"http://{where}: {words}", "a firewall on loopback? another program? see [api] http"
+            "http", "fault", f"http://{where}: {words}", "look for a firewall on loopback, or another program there"
         )
     finally:
         if connection is not None:
@@ -266,12 +266,12 @@ def _health(path: str, status: int, answer: dict[str, Any]) -> Iterator[Finding]
         yield Finding("http", "ok", f"{path} says {answer.get('status')}")
     else:
         code = f" ({answer['code']})" if "code" in answer else ""
-        why = answer.get("error") or answer.get("reason")
+        reason = answer.get("error") or answer.get("reason")
         yield Finding(
-            "http", "fault", f"{path} says {status}: {why}{code}", "fabstir status; then as for the node above"
+            "http", "fault", f"{path} says {status}: {reason}{code}", "see fabstir status, and the node above"
         )
     if path == "/healthz":
         for warning in answer.get("warnings", ()):
             yield Finding(
-                "http", "warning", f"{warning['reason']} ({warning['code']})", "fabstir dump; docs/monitoring.md"
+                "http", "warning", f"{warning['reason']} ({warning['code']})", "fabstir dump; see docs/monitoring.md"
             )

@@ -1,4 +1,4 @@
-"""What the checks of ``fabstir doctor`` find, and what they share."""
+"""The findings of ``fabstir doctor``, and the context that its checks share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Literal["ok", "warning", "fault", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    check: str  # what was looked at, one word
+    check: str  # what was checked, in one word
     state: State
     text: str
     cure: str | None = None
@@ -20,14 +20,14 @@ class Finding:
 
 @dataclass(slots=True)
 class Context:
-    """What the checks share, as they find it out."""
+    """What the checks have found out, for later checks."""
 
     target: Target
     config_file: str | None = None
-    status: dict[str, Any] | None = None  # None where no daemon answers
+    status: dict[str, Any] | None = None  # None if no daemon answers
     api: dict[str, Any] = field(default_factory=dict)  # api.json
-    addresses: dict[str, Any] = field(default_factory=dict)  # the daemon's
-    config: dict[str, Any] = field(default_factory=dict)  # the daemon's, or what it would be
+    addresses: dict[str, Any] = field(default_factory=dict)  # the result of `addresses`
+    config: dict[str, Any] = field(default_factory=dict)  # the daemon's, or that which a daemon here would have
 
     @property
     def data_dir(self) -> str:

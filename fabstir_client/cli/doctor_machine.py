@@ -20,8 +20,8 @@ from fabstir_client._version import __version__
 from fabstir_client.cli.addresses import fault
 from fabstir_client.cli.doctor_findings import Context, Finding
 
-DIAL = 5.0  # seconds for one bootstrap node to take a connection
-MOST = 32  # bootstrap nodes that are tried
+DIAL = 5.0  # seconds for one bootstrap node to accept a connection
+MOST = 32  # bootstrap nodes to try
 MDNS = ("224.0.0.251", 5353)
 UP, MULTICAST, LOOPBACK = 0x1, 0x1000, 0x8  # flags of an interface, netdevice(7)
 UNSYNCHRONISED = 0x40  # STA_UNSYNC, adjtimex(2)
@@ -38,28 +38,27 @@ def _versions(context: Context) -> Iterator[Finding]:
     daemon = context.status["version"] if context.status else __version__
     if daemon != __version__:
         text = f"the daemon is version {daemon}, this client {__version__}"
-        yield Finding("versions", "warning", text, "restart the daemon after an upgrade; upgrade both")
+        yield Finding("versions", "warning", text, "upgrade both, then restart the daemon")
     yield Finding("versions", "ok", ", ".join(found))
 
 
 def _gmp(_: Context) -> Iterator[Finding]:
-    """The daemon's cryptography stands on GMP through fastecdsa, which is built from source."""
+    """libp2p needs fastecdsa, which is built from source and needs the library GMP."""
     if find_spec("fastecdsa") is None:
         return
     try:
         importlib.import_module("fastecdsa._ecdsa")
     except ImportError as error:
-        yield Finding("gmp", "fault", f"fastecdsa does not load: {error}", "apt-get install libgmp10; or install anew")
+        yield Finding("gmp", "fault", f"fastecdsa does not load: {error}", "apt-get install libgmp10; or reinstall")
     else:
-        yield Finding("gmp", "ok", "fastecdsa loads, with GMP")
+        yield Finding("gmp", "ok", "fastecdsa and GMP load")
 
 
 def _clock(_: Context) -> Iterator[Finding]:
-    """Logs, events and signed records carry the time."""
+    """Whether the clock is right: logs, events and signed records carry its time."""
     if time.time() < 1_700_000_000:
-        yield Finding(
-            "clock", "fault", f"it is {time.strftime('%Y-%m-%d')} on this machine", "timedatectl set-ntp true"
-        )
+        text = f"the clock of this machine is wrong: it says {time.strftime('%Y-%m-%d')}"
+        yield Finding("clock", "fault", text, "timedatectl set-ntp true")
         return
     synchronised = _synchronised()
     if synchronised is None:
@@ -67,12 +66,12 @@ def _clock(_: Context) -> Iterator[Finding]:
     elif synchronised:
         yield Finding("clock", "ok", "the kernel says that the clock is synchronised")
     else:
-        text = "the kernel does not know of a service that keeps the clock right"
-        yield Finding("clock", "warning", text, "timedatectl set-ntp true; in a container, on the host")
+        text = "the kernel says that the clock is not synchronised"
+        yield Finding("clock", "warning", text, "timedatectl set-ntp true; for a container, on its host")
 
 
 def _synchronised() -> bool | None:
-    """adjtimex(2) that changes nothing; the status comes after four longs of struct timex."""
+    """What adjtimex(2) reports; the status follows four longs in struct timex. None if it is not available."""
     buffer = ctypes.create_string_buffer(512)
     try:
         if ctypes.CDLL(None, use_errno=True).adjtimex(buffer) < 0:
@@ -89,7 +88,8 @@ def _bootstrap(context: Context) -> Iterator[Finding]:
         nodes = context.status["bootstrapNodes"]
     if not nodes:
         if context.config or context.status:
-            yield Finding("bootstrap", "skipped", "none is configured: peers come by connect, mDNS, or from outside")
+            text = "none configured; peers come from connect, mDNS or inbound connections"
+            yield Finding("bootstrap", "skipped", text)
         return
     with ThreadPoolExecutor(max_workers=8) as pool:
         yield from pool.map(_reach, nodes[:MOST])
@@ -98,7 +98,7 @@ def _bootstrap(context: Context) -> Iterator[Finding]:
 
 
 def _reach(address: str) -> Finding:
-    """One TCP connection, closed at once: whether somebody listens, not who."""
+    """Open one TCP connection and close it at once: it shows whether anybody listens, not who."""
     if (words := fault(address)) is not None:
         return Finding("bootstrap", "fault", f"{address}: {words}", "correct [node] bootstrap_nodes")
     parts = address.split("/")
@@ -107,26 +107,27 @@ def _reach(address: str) -> Finding:
     except (IndexError, ValueError):
         kind, host, protocol, port = parts[1] if len(parts) > 1 else "", "", "", 0
     if kind == "dnsaddr" or protocol != "tcp":
-        return Finding("bootstrap", "skipped", f"{address}: only the daemon can try it; see: fabstir explain ADDRESS")
+        return Finding("bootstrap", "skipped", f"{address}: only the daemon can dial it; see fabstir explain ADDRESS")
     family = {"ip4": socket.AF_INET, "dns4": socket.AF_INET, "ip6": socket.AF_INET6, "dns6": socket.AF_INET6}.get(
         kind, 0
     )
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:  # a label of a name may be too long to be encoded
-        cure = "is the name right? does this machine resolve names: getent hosts " + host
-        why = error.strerror if isinstance(error, OSError) else "it is no name"
-        return Finding("bootstrap", "fault", f"{address}: {host} has no address: {why}", cure)
+        cure = f"check the name, and whether this machine resolves it: getent hosts {host}"
+        reason = error.strerror if isinstance(error, OSError) else "it is not a valid name"
+        return Finding("bootstrap", "fault", f"{address}: {host} has no address: {reason}", cure)
     words = ""
-    for one, kind_of, number, _, where in found:
+    for family, kind_of_socket, number, _, where in found:
         try:
-            with socket.socket(one, kind_of, number) as sock:
+            with socket.socket(family, kind_of_socket, number) as sock:
                 sock.settimeout(DIAL)
                 sock.connect(where)
-            return Finding("bootstrap", "ok", f"{address}: takes connections")
+            return Finding("bootstrap", "ok", f"{address}: accepts connections")
         except OSError as error:
             words = f"no answer within {DIAL:g} s" if isinstance(error, TimeoutError) else describe(error)
-    return Finding("bootstrap", "fault", f"{address}: {words}", "is the node up? does a firewall let this machine out?")
+    cure = "check that the node is up, and that no firewall stops connections from this machine"
+    return Finding("bootstrap", "fault", f"{address}: {words}", cure)
 
 
 def _mdns(context: Context) -> Iterator[Finding]:
@@ -135,8 +136,8 @@ def _mdns(context: Context) -> Iterator[Finding]:
         return
     usable = list(_multicast_interfaces())
     if not usable:
-        text = "no interface but loopback is up and can multicast: peers nearby are not found"
-        yield Finding("mdns", "warning", text, "ip link shows them; in a container, give it the host's network")
+        text = "no interface except loopback is up and can multicast: peers in the local network are not found"
+        yield Finding("mdns", "warning", text, "ip link lists interfaces; a container needs the host's network")
         return
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
@@ -146,9 +147,9 @@ def _mdns(context: Context) -> Iterator[Finding]:
             group = socket.inet_aton(MDNS[0])
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + struct.pack("=I", socket.INADDR_ANY))
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            text = "another program has UDP port 5353 for itself" if taken else f"multicast: {error.strerror}"
-            cure = "ss -ulpn 'sport = 5353' shows it" if taken else "a route for 224.0.0.0/4 is needed: ip route"
+            in_use = error.errno == errno.EADDRINUSE
+            text = "another program uses UDP port 5353 exclusively" if in_use else f"multicast: {error.strerror}"
+            cure = "ss -ulpn 'sport = 5353' shows it" if in_use else "a route for 224.0.0.0/4 is needed; see ip route"
             yield Finding("mdns", "warning", text, cure)
             return
     yield Finding("mdns", "ok", f"possible on {', '.join(usable)}")
@@ -166,31 +167,32 @@ def _multicast_interfaces() -> Iterable[str]:
 
 
 def _mapping(context: Context) -> Iterator[Finding]:
-    """Whether the router leads connections from outside here, as the daemon tells."""
-    told = context.addresses.get("portMapping")
-    if told is None:  # no daemon, no node, or an older daemon
+    """Whether the router forwards connections from outside to this node, according to the daemon."""
+    mapping = context.addresses.get("portMapping")
+    if mapping is None:  # no daemon, no node, or an older daemon
         return
-    state, reason = told["state"], told.get("reason")
-    where = f"the router at {told.get('gateway')}"
+    state, reason = mapping["state"], mapping.get("reason")
+    router = f"the router at {mapping.get('gateway')}"
     if state == "off":
         yield Finding("mapping", "skipped", "switched off: [nat] port_mapping")
     elif state == "idle":
-        yield Finding("mapping", "skipped", f"no port is to be mapped: {reason}")
+        yield Finding("mapping", "skipped", f"no port to map: {reason}")
     elif state == "asking":
-        yield Finding("mapping", "skipped", f"{where} is being asked for ports")
+        yield Finding("mapping", "skipped", f"{router} is being asked for ports")
     elif state == "refused":
         cure = (
-            "switch on UPnP or NAT-PMP in it; or forward the port there, and put its address into [node] "
-            "announce_append; behind a provider's NAT (CGNAT) only a relay helps: [relay] nodes"
+            "enable UPnP or NAT-PMP in it; or forward the port there, and add its address to [node] announce_append; "
+            "behind a provider's NAT (CGNAT) only a relay helps: [relay] nodes"
         )
-        yield Finding("mapping", "warning", f"{where} maps no port: {reason}", cure)
+        yield Finding("mapping", "warning", f"{router} maps no port: {reason}", cure)
     else:
-        known = [one["address"] for one in context.addresses["reachability"] if "mapped" in one.get("from", ())]
+        reachability = context.addresses["reachability"]
+        known = [entry["address"] for entry in reachability if "mapped" in entry.get("from", ())]
         inner = [address for address in known if not ipaddress.ip_address(address.split("/")[2]).is_global]
         shown = ", ".join(address.rpartition("/p2p/")[0] for address in known)
-        text = f"{where} leads here from {shown}, by {told.get('method')}"
+        text = f"{router} forwards {shown} to this node, by {mapping.get('method')}"
         if inner:
-            cure = "set the other router to bridge mode; where it is the provider's (CGNAT), use a relay: [relay] nodes"
+            cure = "set the other router to bridge mode; if it is the provider's (CGNAT), use a relay: [relay] nodes"
             yield Finding("mapping", "warning", f"{text}; but {reason}", cure)
         elif reason:
             yield Finding("mapping", "warning", f"{text}; {reason}", "fabstir addresses; allow the port in the router")

@@ -1,4 +1,4 @@
-"""Whether others can reach the node, as ``fabstir doctor`` tells it: what servers of AutoNAT have told the daemon."""
+"""Whether others can reach the node, for ``fabstir doctor``: what AutoNAT servers have reported to the daemon."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from fabstir_client.cli.doctor_findings import Context, Finding
 
 FORWARD = (
     "forward the port at the router, or open it in the firewall; or name a relay in [relay] nodes. "
-    "docs/how-to/behind-a-nat.md has the ways"
+    "see docs/how-to/behind-a-nat.md"
 )
 
 
 def reach(context: Context) -> Iterator[Finding]:
-    """One finding, where the daemon tells its addresses."""
+    """One finding, if the daemon has returned its addresses."""
     known = context.addresses.get("reachability", [])
     if not known:
         return
-    reached = [one for one in known if one.get("reachable") == "reachable"]
-    failed = [one for one in known if one.get("reachable") == "unreachable"]
-    relayed = any(one.get("reachable") == "relayed" for one in known)
+    reached = [entry for entry in known if entry.get("reachable") == "reachable"]
+    failed = [entry for entry in known if entry.get("reachable") == "unreachable"]
+    relayed = any(entry.get("reachable") == "relayed" for entry in known)
     if reached:
-        best = max(reached, key=lambda one: int(one.get("confirmedBy", 0)))
+        best = max(reached, key=lambda entry: int(entry.get("confirmedBy", 0)))
         text = f"{best.get('confirmedBy', 0)} servers have reached {_bare(best)}"
         yield Finding("reach", "ok", text)
     elif relayed and failed:
@@ -32,8 +32,8 @@ def reach(context: Context) -> Iterator[Finding]:
     elif failed:
         yield Finding("reach", "warning", f"nobody gets through to {_bare(failed[0])}", FORWARD)
     else:
-        yield Finding("reach", "skipped", "no server has told yet whether others get through to this node")
+        yield Finding("reach", "skipped", "no server has reported yet whether this node can be reached")
 
 
-def _bare(one: dict[str, Any]) -> str:
-    return str(one["address"]).rpartition("/p2p/")[0]
+def _bare(entry: dict[str, Any]) -> str:
+    return str(entry["address"]).rpartition("/p2p/")[0]

@@ -1,4 +1,4 @@
-"""The ``fabstir`` command: from the first instruction to the last. What it does is in `main`."""
+"""The entry point of the ``fabstir`` command; `main` does the work."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REFUSED = 1
 
 
 def main() -> NoReturn:
-    """Run the command, and end the process with its status; of an interrupt it dies as a shell expects, by SIGINT."""
+    """Run the command and exit with its status. An interrupted command dies of SIGINT, as shells expect."""
     try:
         _stdio.open_all()
         from fabstir_client.cli.main import main as run
@@ -23,7 +23,7 @@ def main() -> NoReturn:
         _stdio.finish()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
-        raise  # where SIGINT is blocked
+        raise  # if SIGINT is blocked
     except SystemExit as ended:  # argparse's own
         status = ended.code if isinstance(ended.code, int) else REFUSED
     failure = _stdio.finish()

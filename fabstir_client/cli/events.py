@@ -28,7 +28,7 @@ Complain = Callable[[str, int], int]
 
 DONE, TIMED_OUT = 0, 4
 LAST = 5.0  # seconds for the status that is printed once a condition holds
-FIRST_DELAY, LAST_DELAY = 0.02, 0.5  # seconds between attempts to reach a daemon that is not there yet
+FIRST_DELAY, LAST_DELAY = 0.02, 0.5  # seconds between attempts to reach a daemon that is not running yet
 
 
 class _Held(msgspec.Struct):
@@ -42,27 +42,27 @@ class _Seq(msgspec.Struct):
 
 
 def held(target: Target, args: argparse.Namespace, _: Complain) -> int:
-    """Print what the daemon's log holds, from ``--after`` on."""
-    kinds, as_json, colour = args.types, args.json, coloured(args.color)
-    asked, head = args.after, None
-    while head is None or (asked or 0) < head:
-        params = {"types": kinds, "after": asked, "timeout": 0}
+    """Print the events that the daemon's log holds, after ``--after`` if given."""
+    types, as_json, colour = args.types, args.json, coloured(args.color)
+    after, head = args.after, None
+    while head is None or (after or 0) < head:
+        params = {"types": types, "after": after, "timeout": 0}
         given = {key: value for key, value in params.items() if value is not None}
         page = _page(call_once(target, raw_method("events", given), args.deadline))
         head = page.head if head is None else head
-        if page.missed and asked is not None:
-            last = _seq(page.events[0]) if page.events else page.head + 1
-            _print_lagged(Lagged(page.missed, last), as_json=as_json)
+        if page.missed and after is not None:
+            resume = _seq(page.events[0]) if page.events else page.head + 1
+            _print_lagged(Lagged(page.missed, resume), as_json=as_json)
         if not page.events:
             break
         for event in page.events:
             _write(bytes(event) if as_json else _line(decoded("events", event), colour))
-        asked = _seq(page.events[-1])
+        after = _seq(page.events[-1])
     return DONE
 
 
 def follow(target: Target, args: argparse.Namespace, complain: Complain) -> int:
-    """Print events as they come, until interrupted, until nobody reads them, or until ``--timeout`` has passed."""
+    """Print events as they happen, until interrupted, until nobody reads the output, or until ``--timeout``."""
     as_json, colour = args.json, coloured(args.color)
     hook = None
     if args.hook:
@@ -102,21 +102,21 @@ def _within(stream: EventStream, deadline: float) -> Iterator[Event | Lagged]:
 
 
 def _line(event: dict[str, Any], colour: bool) -> bytes:
-    return readable(lambda one: event_line(one, colour=colour), event).encode(errors="replace")
+    return readable(lambda event: event_line(event, colour=colour), event).encode(errors="replace")
 
 
 def _page(raw: msgspec.Raw) -> _Held:
     try:
         return msgspec.json.decode(raw, type=_Held)
     except NOT_DECODED as error:
-        raise BadAnswer(f"the daemon's answer to events does not fit: {error}") from error
+        raise BadAnswer(f"the daemon's answer to events is malformed: {error}") from error
 
 
 def _seq(event: msgspec.Raw) -> int:
     try:
         return msgspec.json.decode(event, type=_Seq).seq
     except NOT_DECODED as error:
-        raise BadAnswer(f"the daemon's answer to events does not fit: {error}") from error
+        raise BadAnswer(f"the daemon's answer to events is malformed: {error}") from error
 
 
 def _print_lagged(lagged: Lagged, *, as_json: bool) -> None:
@@ -130,7 +130,7 @@ def _write(line: bytes) -> None:
 
 
 class _Node:
-    """What a condition is about, as the newest subscription and the events since told it."""
+    """The node's state and peers, from the newest subscription and the events since; and whether a condition holds."""
 
     def __init__(self, condition: str) -> None:
         self._name, _, self._value = condition.partition("=")
@@ -138,14 +138,15 @@ class _Node:
         self._peers: set[str] = set()
         self._head = 0
 
-    def learn(self, result: SubscribeResult) -> None:
+    def reset(self, result: SubscribeResult) -> None:
+        """Start from a subscription's snapshot."""
         self._state = result.status.state
         self._peers = {peer.peer_id for peer in result.peers}
         self._head = result.head
 
-    def take(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         if event.seq <= self._head:
-            return  # the subscription knew already
+            return  # the snapshot includes it
         if event.type in ("p2p:started", "p2p:stopped"):
             self._state = event.type.removeprefix("p2p:")
         elif event.type == "peer:connect":
@@ -153,7 +154,7 @@ class _Node:
         elif event.type == "peer:disconnect":
             self._peers.discard(event.data["peerId"])
 
-    def fulfilled(self) -> bool:
+    def holds(self) -> bool:
         if self._name == "ready":
             return True
         if self._name == "peers":
@@ -166,13 +167,13 @@ class _Node:
 
 
 def wait(target: Target, condition: str, timeout: float, *, as_json: bool, complain: Callable[[str, int], int]) -> int:
-    """Wait until ``condition`` holds; a daemon that is not there, or goes away, is waited for too."""
+    """Wait until ``condition`` holds. This also waits for a daemon that is not running, or stops meanwhile."""
     end_without(TIMED_OUT)
-    standing = _Standing()
-    with progress(lambda: f"waiting for {condition}: {standing}"):
-        came_true = _wait(target, condition, time.monotonic() + timeout, standing)
-    if not came_true:
-        return complain(f"{condition} did not come true within {timeout:g} s; at the end: {standing}", TIMED_OUT)
+    current = _Current()
+    with progress(lambda: f"waiting for {condition}: {current}"):
+        holds = _wait(target, condition, time.monotonic() + timeout, current)
+    if not holds:
+        return complain(f"{condition} did not hold within {timeout:g} s; at the end: {current}", TIMED_OUT)
     if as_json:
         _write(bytes(call_once(target, raw_method("status", None), time.monotonic() + LAST)))
     else:
@@ -180,8 +181,8 @@ def wait(target: Target, condition: str, timeout: float, *, as_json: bool, compl
     return DONE
 
 
-class _Standing:
-    """How far it is, in words."""
+class _Current:
+    """What is known now, in words."""
 
     def __init__(self) -> None:
         self.words: object = "no daemon was reached"
@@ -190,17 +191,17 @@ class _Standing:
         return str(self.words)
 
 
-def _wait(target: Target, condition: str, deadline: float, standing: _Standing) -> bool:
+def _wait(target: Target, condition: str, deadline: float, current: _Current) -> bool:
     delay = FIRST_DELAY
     while True:
-        node = standing.words = _Node(condition)
+        node = current.words = _Node(condition)
         try:
             if _holds(target, node, deadline):
                 return True
         except (DaemonUnreachable, ConnectionLost, BadAnswer) as error:
-            standing.words = error
+            current.words = error
         except ClientTimeout:
-            pass  # what is known of the node is told
+            pass  # `current` still says what is known of the node
         if time.monotonic() >= deadline:
             return False
         time.sleep(min(delay, remaining(deadline)))
@@ -208,17 +209,17 @@ def _wait(target: Target, condition: str, deadline: float, standing: _Standing) 
 
 
 def _holds(target: Target, node: _Node, deadline: float) -> bool:
-    """Follow the events until the condition holds; False where some were missed and it is best to begin anew.
+    """Follow the events until the condition holds. Returns False if some were missed, and the caller must start again.
 
     Raises `ClientTimeout` when the deadline has passed.
     """
     with contextlib.closing(
-        EventStream(target, typed=False, on_subscribed=node.learn, on_lost=lambda _: None)
+        EventStream(target, typed=False, on_subscribed=node.reset, on_lost=lambda _: None)
     ) as stream:
         stream.open(remaining(deadline))
-        while not node.fulfilled():
+        while not node.holds():
             item: Any = stream.get(remaining(deadline))
             if isinstance(item, Lagged):
                 return False
-            node.take(item)
+            node.apply(item)
     return True

@@ -1,6 +1,6 @@
-"""The width of the output. On a terminal, tables and lists are made to fit: ids are shortened to ``12D3…6iw4``,
-addresses lose the peer id shown beside them, instants their date or time, and at last cells are cut, addresses so that
-their port stays. In a pipe, and with ``--wide``, nothing is shortened."""
+"""Fits the output to the terminal's width. In tables and lists, ids are shortened to ``12D3…6iw4``, addresses lose a
+peer id that is shown beside them, and instants lose their date or time. If that is not enough, cells are cut; addresses
+are cut at the beginning, so that the port stays. In a pipe, and with ``--wide``, nothing is shortened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 ID = re.compile(
     r"(?<![1-9A-HJ-NP-Za-km-z])(12D3KooW[1-9A-HJ-NP-Za-km-z]{44}|Qm[1-9A-HJ-NP-Za-km-z]{44})(?![0-9A-Za-z])"
 )
-NARROWEST = 9  # columns that a cell keeps at least; a short id has as many
+NARROWEST = 9  # columns that a cell always keeps: the width of a short id
 INSTANT = re.compile(r"\b([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(\.[0-9]{3})?(Z| UTC)")
 ADDRESS = 16  # more columns that a column of addresses keeps
 _columns: int | None = None
@@ -54,7 +54,7 @@ def without_id(text: str, ids: set[str]) -> str:
 
 
 def brief_instants(text: str) -> str:
-    """Instants (UTC): only the time of today's, only the date of others."""
+    """Shorten instants (UTC): those of today to the time, others to the date."""
     from time import gmtime, strftime
 
     today = strftime("%Y-%m-%d", gmtime())
@@ -119,7 +119,7 @@ def fitted(lines: list[tuple[str, ...]]) -> list[tuple[str, ...]]:
     while sum(widths) + 2 * (len(widths) - 1) > _columns:
         cuttable = [at for at, width in enumerate(widths) if width > least[at]]
         if not cuttable:
-            break  # there is not even room for the heads
+            break  # there is no room even for the heads
         widths[max(cuttable, key=lambda at: widths[at] - spared[at])] -= 1
     return [tuple(cut(cell, width) for cell, width in zip(line, widths, strict=True)) for line in short]
 
@@ -135,8 +135,8 @@ def _width(lines: Sequence[tuple[str, ...]]) -> int:
 
 
 def fitted_pairs(rows: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Names and values. An id that stands alone is complete; at the end of an address that is too long, it is
-    omitted."""
+    """Fit names and values. An id that is a value of its own is kept complete; at the end of an address that is too
+    long, it is omitted."""
     if _columns is None:
         return rows
     room = _columns - max((len(name) for name, _ in rows), default=0) - 2

@@ -76,7 +76,7 @@ def _brief(data: Any) -> str:
     """As `inline`, with short ids, each shown once."""
     ids = {value for value in data.values() if isinstance(value, str)} if isinstance(data, dict) else set()
     if isinstance(data, dict):
-        data = {name: fitting.without_id(one, ids) if isinstance(one, str) else one for name, one in data.items()}
+        data = {name: fitting.without_id(text, ids) if isinstance(text, str) else text for name, text in data.items()}
     return fitting.short_ids(inline(data))
 
 
@@ -92,8 +92,8 @@ def _colour(kind: str) -> str:
 def lagged_line(missed: int | None) -> str:
     """The line in place of missing events."""
     if missed is None:
-        return "-- the daemon was restarted; what it did last before that may be missing --"
-    return f"-- {missed} events are missing: the daemon holds them no longer --"
+        return "-- the daemon was restarted; its last events before that may be missing --"
+    return f"-- {counted(missed, 'event')} missing: the daemon no longer holds them --"
 
 
 def inline(value: Any) -> str:
@@ -133,6 +133,6 @@ def pairs(rows: Iterable[tuple[str, Any]]) -> str:
 def as_text(result: Any) -> str:
     import msgspec
 
-    # Escaped as the wire's encoder does not: what a peer sent must not steer a terminal.
+    # The encoder leaves control characters that a peer sent, and these must not reach the terminal.
     text = msgspec.json.format(msgspec.json.encode(result), indent=2).decode()
     return "\n".join(clean(line) for line in text.split("\n"))

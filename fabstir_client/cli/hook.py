@@ -1,8 +1,9 @@
-"""``fabstir events --exec``: a command for each event, one at a time.
+"""``fabstir events --exec``: runs a command for each event, one at a time.
 
-The command is the caller's, run by the shell. What the event says, which may be a stranger's text, never becomes a part
-of it: it comes on standard input as one line of JSON, and what is safe in variables of the environment. While the
-command runs, events wait in the daemon's log; what that cannot keep is told as `lagged`, for which it runs too.
+The shell runs the caller's command. The content of an event may come from a stranger, so it never becomes a part of the
+command: it is passed on standard input as one line of JSON, and safe values also as environment variables. While the
+command runs, further events wait in the daemon's log. For events that the log has dropped, the command runs once, with
+`lagged`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Hook:
-    """Runs ``command`` for each event. ``limit`` (s) bounds each run; ``complain`` is told what went wrong."""
+    """Runs ``command`` for each event. ``limit`` bounds each run, in s; ``complain`` is called with each failure."""
 
     def __init__(self, command: str, limit: float, complain: Callable[[str], object]) -> None:
         self._command = command
@@ -29,12 +30,12 @@ class Hook:
         self._complain = complain
         self._running: subprocess.Popen[bytes] | None = None
         self._starting = False
-        self._signal: int | None = None  # that came while it was being started
+        self._signal: int | None = None  # received while the command was being started
 
     @contextlib.contextmanager
     def armed(self) -> Iterator[None]:
-        """While in it, whatever ends this program ends the command that runs, and its children, too."""
-        before = {number: signal.signal(number, self._take) for number in ENDS}
+        """Within this context, a signal that ends this program also ends the running command and its children."""
+        before = {number: signal.signal(number, self._on_signal) for number in ENDS}
         try:
             yield
         finally:
@@ -43,9 +44,9 @@ class Hook:
                 signal.signal(number, handler)
 
     def run(self, event: Mapping[str, Any]) -> None:
-        """Once, to its end or its limit. A status other than 0 is told, and the next event runs it again."""
+        """Run the command once, until it ends or the limit has passed. Failures are reported."""
         what = f"--exec, for {event['type']}"
-        with self._started(event) as running:
+        with self._start(event) as running:
             try:
                 running.communicate(msgspec.json.encode(event) + b"\n", self._limit)
             except subprocess.TimeoutExpired:
@@ -61,8 +62,8 @@ class Hook:
                 f"{what}: " + (f"ended with status {status}" if status > 0 else f"killed by signal {-status}")
             )
 
-    def _started(self, event: Mapping[str, Any]) -> subprocess.Popen[bytes]:
-        """The command. A signal that comes before it can be killed waits until it can."""
+    def _start(self, event: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+        """Start the command. A signal received meanwhile takes effect once the command can be killed."""
         self._starting = True
         try:
             self._running = subprocess.Popen(
@@ -82,14 +83,14 @@ class Hook:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._running.pid, signal.SIGKILL)
 
-    def _take(self, number: int, _: FrameType | None) -> None:
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
         if self._starting:
             self._signal = number
         else:
             self._end(number)
 
     def _end(self, number: int) -> None:
-        """Die of the signal, as without the hook."""
+        """Kill the command, and die of the signal as this program would without a hook."""
         self._kill()
         if number == signal.SIGINT:
             raise KeyboardInterrupt
@@ -98,8 +99,9 @@ class Hook:
 
 
 def _variables(event: Mapping[str, Any]) -> dict[str, str]:
-    """What of an event is safe in an environment: its type, numbers, and the peer id, which the daemon has checked."""
+    """The values of an event that are safe in an environment: its type, its numbers, and the peer id, which the daemon
+    has checked."""
     data = event.get("data")
     peer = data.get("peerId") if isinstance(data, dict) else None
     given = {"TYPE": event["type"], "SEQ": event.get("seq"), "EPOCH": event.get("epoch"), "PEER": peer}
-    return {f"FABSTIR_EVENT_{name}": str(one).replace("\0", "") for name, one in given.items() if one is not None}
+    return {f"FABSTIR_EVENT_{name}": str(value).replace("\0", "") for name, value in given.items() if value is not None}

@@ -1,7 +1,7 @@
 """``fabstir``: the command-line client.
 
-It is started often and runs for milliseconds, so it uses the blocking client and imports neither an event loop's
-library nor, over IPC, a WebSocket library.
+It is started often and runs for milliseconds, so it uses the blocking client, and imports no event loop library and,
+over IPC, no WebSocket library.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from fabstir_client.cli import arguments, fitting, observe, streams
 from fabstir_client.cli.parser import helped, parser
 
 DONE, REFUSED, UNREACHED, TIMED_OUT = 0, 1, 3, 4
-MARGIN = 1.0  # seconds for the daemon to say itself that its own deadline has passed
-PATIENCE = 60.0  # seconds that `wait` waits for where it is not told
+MARGIN = 1.0  # seconds for the daemon to answer that its own deadline has passed
+PATIENCE = 60.0  # seconds that `wait` waits without --timeout
 
-# What is told on a terminal where one takes longer than a second.
+# Shown on a terminal when a command takes longer than a second.
 DOING = {
-    "announce": "telling peers",
+    "announce": "announcing to peers",
     "connect": "dialling",
     "ping": "waiting for the peer",
     "request": "waiting for the peer",
@@ -36,24 +36,24 @@ DOING = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     try:
-        whole = parser()
-        args = whole.parse_args(argv)
+        command_line = parser()
+        args = command_line.parse_args(argv)
         if args.timeout is not None and args.command != "wait":
             if args.timeout.milliseconds is None:
-                whole.error(f"argument --timeout: {arguments.refusal(args.timeout.text)}")
+                command_line.error(f"argument --timeout: {arguments.refusal(args.timeout.text)}")
             if args.timeout.milliseconds == 0:
-                whole.error("argument --timeout: must be above 0")
+                command_line.error("argument --timeout: must be more than 0")
         status = _run(args)
         sys.stdout.flush()
     except BrokenPipeError:
-        _stdio.discard(1)  # its reader has seen enough
+        _stdio.discard(1)  # nobody reads the output any more
         return DONE
-    except OSError as error:  # those of the connection have become FabstirErrors
+    except OSError as error:  # of the output: errors of the connection are FabstirErrors
         _stdio.discard(1)
         return _complain(f"the output cannot be written: {error.strerror}", REFUSED)
     except FabstirError as error:
         log_id = error.data.get("logId")
-        hint = f"; the daemon's log has the whole of it under {log_id}" if log_id else ""
+        hint = f"; the daemon's log has the details under {log_id}" if log_id else ""
         return _complain(f"{error}{hint}", _status_of(error))
     return status
 
@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _call(target: Target, args: argparse.Namespace) -> int:
-    """A command that is one call, and what is printed of its result."""
+    """Run a command that makes one call, and print the result."""
     from fabstir_client._core.calls import raw_method
     from fabstir_client._core.protocol import decoded
     from fabstir_client._sync.calling import call_once
@@ -121,6 +121,6 @@ def _call(target: Target, args: argparse.Namespace) -> int:
     render = getattr(args, "show", None)
     if text := show(args.command, result) if render is None else readable(render, result):
         print(text)
-    if (beside := getattr(args, "beside", None)) is not None:
-        _stdio.complain(readable(beside, result))
+    if (note := getattr(args, "note", None)) is not None:
+        _stdio.complain(readable(note, result))
     return DONE

@@ -1,4 +1,4 @@
-"""What commands that are one call share: how they are declared, and their parameters."""
+"""Helpers of commands that make one call: declaring arguments, and making parameters of them."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any
 
 from fabstir_client.cli import arguments
 
-Command = Callable[[str, str], argparse.ArgumentParser]  # makes a command of this name, with this help
-Nested = Callable[[argparse.ArgumentParser], Command]  # what makes the commands below a command
+Command = Callable[[str, str], argparse.ArgumentParser]  # declares a command with a name and a help text
+Nested = Callable[[argparse.ArgumentParser], Command]  # makes a `Command` for subcommands
 Asked = tuple[str, Any]  # a method and its parameters
 
 BANNABLE = "TARGET a peer id, IP address or network"
 
 
 def given(args: argparse.Namespace, **names: str) -> dict[str, Any]:
-    """Parameters by their names on the wire, of those arguments that were given."""
+    """The arguments that were given, as parameters by their names on the wire."""
     found = {wire: getattr(args, name, None) for name, wire in names.items()}
     return {wire: value for wire, value in found.items() if value is not None}
 
 
-def add_arguments(made: argparse.ArgumentParser, described: tuple[str, ...]) -> None:
-    """Each is its name and what it is for."""
+def add_arguments(parser: argparse.ArgumentParser, described: tuple[str, ...]) -> None:
+    """Add arguments, each described by its name and its help in one text."""
     for argument in described:
         name = argument.partition(" ")[0]
         kinds = {"ADDRESS": arguments.address, "TARGET": arguments.address, "PEERID": arguments.peer}
         kind = str if argument == BANNABLE else kinds.get(name, str)
-        made.add_argument(name.lower(), metavar=name, help=argument, type=kind)
+        parser.add_argument(name.lower(), metavar=name, help=argument, type=kind)
 
 
-def said(text: str | None) -> str:
-    """The text, or else standard input, in base64."""
+def as_base64(text: str | None) -> str:
+    """The text in base64; standard input if it is None."""
     message = sys.stdin.buffer.read() if text is None else text.encode("utf-8", "surrogateescape")
     return base64.b64encode(message).decode()

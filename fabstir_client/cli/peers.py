@@ -1,4 +1,4 @@
-"""``fabstir peers``: once, or their ids alone. Live they are `watch`'s."""
+"""``fabstir peers``: lists the peers once. `watch` shows them live."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DONE, USAGE = 0, 2
 def run(target: Target, args: argparse.Namespace, complain: Callable[[str, int], int]) -> int:
     if args.watch:
         if not sys.stdout.isatty() or args.json:
-            return complain("peers --watch is for a terminal; a program follows with: events --follow --json", USAGE)
+            return complain("peers --watch is for a terminal; in a program, use events --follow --json", USAGE)
         from fabstir_client.cli.watch import run as watch
 
         return watch(target, args.sort, args.reverse, complain)
@@ -30,7 +30,7 @@ def run(target: Target, args: argparse.Namespace, complain: Callable[[str, int],
         return DONE
     peers = decoded("peers", raw)
     if args.ids:
-        text = readable(lambda peers: "\n".join(clean(one["peerId"]) for one in _sorted(peers, args)), peers)
+        text = readable(lambda peers: "\n".join(clean(peer["peerId"]) for peer in _sorted(peers, args)), peers)
     else:
         text = readable(lambda peers: show("peers", _sorted(peers, args)), peers)
     sys.stdout.write(f"{text}\n" if text else "")

@@ -1,4 +1,4 @@
-"""``fabstir perf``: how fast a peer takes and gives bytes, by the protocol with which libp2p's projects measure."""
+"""``fabstir perf``: measures the throughput to and from a peer, by libp2p's perf protocol."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from fabstir_client.cli.format import clean
 
 PERF = "/perf/1.0.0"
 BLOCK = bytes(64 * 1024)
-EVERY = 0.1  # seconds between two drawings of the bar
-WIDTH = 30  # characters of it
+EVERY = 0.1  # seconds between updates of the bar
+WIDTH = 30  # characters of the bar
 MIB = 1024 * 1024
 DONE, REFUSED = 0, 1
 Draw = Callable[[int], None]
 
 
 def run(target: Target, args: argparse.Namespace, complain: Callable[[str, int], int]) -> int:
-    """Send, end our side, and read; the upload has ended when the peer begins to answer."""
+    """Send, end our side, and read. The upload has ended when the peer begins to answer."""
     try:
         return _measure(target, args, complain)
     except StreamFailed as error:
         if error.data.get("reason") != "unsupported":
             raise
-        return complain(f"{error}; a fabstird does with [streams] perf = true", REFUSED)
+        return complain(f"{error}; fabstird does so only with [streams] perf = true", REFUSED)
 
 
 def _measure(target: Target, args: argparse.Namespace, complain: Callable[[str, int], int]) -> int:
@@ -44,10 +44,10 @@ def _measure(target: Target, args: argparse.Namespace, complain: Callable[[str, 
             first = stream.read()
             turned = time.perf_counter()
         with _bar("download", args.download) as draw:
-            got = _receive(stream, first, args.download, draw)
+            received = _receive(stream, first, args.download, draw)
         ended = time.perf_counter()
-    if got != args.download:
-        amount = f"{got} of {args.download}" if got < args.download else f"more than {args.download}"
+    if received != args.download:
+        amount = f"{received} of {args.download}" if received < args.download else f"more than {args.download}"
         return complain(f"{clean(args.peer)} sent {amount} bytes", REFUSED)
     result = {
         "upload": {"bytes": args.upload, "seconds": turned - began},
@@ -66,27 +66,28 @@ def _send(stream: Stream, size: int, draw: Draw) -> None:
 
 
 def _receive(stream: Stream, first: bytes, size: int, draw: Draw) -> int:
-    """How many bytes came; where they are more than were asked for, the rest is not waited for."""
-    got = len(first)
-    while first and got <= size:
-        draw(got)
+    """Read to the end, or until more than ``size`` bytes have come. Returns the number of bytes received."""
+    received = len(first)
+    while first and received <= size:
+        draw(received)
         first = stream.read()
-        got += len(first)
-    return got
+        received += len(first)
+    return received
 
 
 def _shown(result: dict[str, dict[str, float]]) -> str:
     lines = []
-    for way, one in result.items():
-        if one["bytes"]:
-            rate = one["bytes"] / max(one["seconds"], 1e-9) / MIB
-            lines.append(f"{way:<9} {one['bytes'] / MIB:.1f} MiB in {one['seconds']:.2f} s: {rate:.1f} MiB/s")
-    return "\n".join(lines) or "nothing was asked for"
+    for direction, measured in result.items():
+        count, seconds = measured["bytes"], measured["seconds"]
+        if count:
+            rate = count / max(seconds, 1e-9) / MIB
+            lines.append(f"{direction:<9} {count / MIB:.1f} MiB in {seconds:.2f} s: {rate:.1f} MiB/s")
+    return "\n".join(lines) or "nothing to measure"
 
 
 @contextmanager
 def _bar(what: str, size: int) -> Iterator[Draw]:
-    """Draws how much is done on a terminal; elsewhere nothing."""
+    """A progress bar on a terminal; elsewhere it draws nothing."""
     if not sys.stderr.isatty() or not size:
         yield lambda done: None
         return

@@ -1,4 +1,4 @@
-"""``fabstir pipe``: standard input and output, joined to a stream."""
+"""``fabstir pipe``: connects standard input and output to a stream."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DONE, REFUSED, USAGE = 0, 1, 2
 
 
 def run(target: Target, args: argparse.Namespace, complain: Callable[[str, int], int]) -> int:
-    """Until both sides have ended; a stream that was reset is a failure."""
+    """Pass bytes on until both sides have ended. A reset is a failure."""
     if args.listen is not None:
         if args.peer is not None:
             return complain("pipe takes PEER PROTOCOL, or --listen PROTOCOL; see fabstir pipe --help", USAGE)
@@ -37,9 +37,9 @@ def _listen(target: Target, protocol: str, *, keep: bool, complain: Callable[[st
     with StreamListener(target, HandleParams(protocol, mode="stream", backlog=None if keep else 1)) as listener:
         print(f"waiting for streams on {clean(protocol)}", file=sys.stderr, flush=True)
         for stream in listener:
-            print(f"a stream of {clean(stream.peer_id)}", file=sys.stderr, flush=True)
+            print(f"a stream from {clean(stream.peer_id)}", file=sys.stderr, flush=True)
             if not keep:
-                listener.close()  # nobody else need wait
+                listener.close()  # further streams are refused at once, instead of waiting
                 return _join(stream, complain)
             status = _join(stream, complain)
     return status
@@ -61,7 +61,7 @@ def _join(stream: Stream, complain: Callable[[str, int], int]) -> int:
         stream.reset()
         raise
     finally:
-        os.close(stopped)  # wakes it
+        os.close(stopped)  # wakes the sender
         sending.join(1)
         os.close(stop)
         stream.close()
@@ -69,9 +69,9 @@ def _join(stream: Stream, complain: Callable[[str, int], int]) -> int:
 
 
 def _send(stream: Stream, stop: int) -> None:
-    """Standard input to the stream, until it ends or ``stop`` is closed at its other end."""
+    """Copy standard input to the stream, until it ends or the other end of ``stop`` is closed."""
     source = sys.stdin.fileno()
-    with contextlib.suppress(FabstirError, ValueError, OSError):  # who reads from the stream hears of it
+    with contextlib.suppress(FabstirError, ValueError, OSError):  # the reader of the stream reports them
         while True:
             try:
                 ready, _, _ = select.select([source, stop], [], [])

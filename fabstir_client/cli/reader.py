@@ -1,6 +1,6 @@
-"""Whether anybody still reads what a command prints.
+"""Ends a command when nobody reads its output any more.
 
-A command that waits learns only from its next write that its reader has gone, and it may never have anything to write.
+Without this, a waiting command would notice that its reader has gone only at its next write, which may never come.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fabstir_client import _stdio
 
 
 def end_without(status: int) -> None:
-    """From now on, end the process with ``status``, quietly, when whoever reads standard output goes away."""
+    """From now on, quietly end the process with ``status`` when the reader of standard output goes away."""
     try:
         mode = os.fstat(1).st_mode
     except OSError:
@@ -25,7 +25,7 @@ def end_without(status: int) -> None:
 
 def _watch(status: int) -> None:
     poll = select.poll()
-    poll.register(1, 0)  # of POLLERR and POLLHUP one is always told
+    poll.register(1, 0)  # POLLERR and POLLHUP are always reported
     poll.poll()
     _stdio.discard(1)
     os._exit(status)

@@ -1,5 +1,5 @@
-"""What ``fabstir`` prints of each method's result. The input is JSON as received, so that results of a newer daemon are
-printed too."""
+"""How ``fabstir`` prints the result of each method. The results are plain JSON values, so those of a newer daemon can
+be printed too."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ def show(command: str, result: Any) -> str:
 
 
 def failed(method: str, result: Any) -> str | None:
-    """Why a command had no effect although the daemon answered, in words; None where it had."""
+    """Why a command had no effect although the call succeeded, in words; None if it had an effect."""
     name = _NOTHING_DONE.get(method)
     if name is None or not isinstance(result, dict) or result.get(name[0], True) not in (False, []):
         return None
     return name[1].format(clean(result.get("target") or result.get("name") or ""))
 
 
-# Methods whose result says that there was nothing to do: the field, and the words
+# Methods whose result may say that there was nothing to do: the field that says so, and the words
 _NOTHING_DONE = {
     "token.revoke": ("revoked", "there is no token {}"),
     "peer.unban": ("unbanned", "{} was not banned"),
@@ -61,7 +61,7 @@ def ordered(peers: list[dict[str, Any]], by: str, *, reverse: bool) -> list[dict
 
     def value(peer: dict[str, Any]) -> Any:
         if by == "streams":
-            return -sum(one.get("streams", 0) for one in peer.get("connections") or ())
+            return -sum(connection.get("streams", 0) for connection in peer.get("connections") or ())
         return peer.get({"since": "connectedAt", "peer": "peerId", "agent": "agentVersion"}.get(by, by))
 
     known = sorted((peer for peer in peers if value(peer) is not None), key=value, reverse=reverse)
@@ -100,20 +100,20 @@ def _since(milliseconds: int) -> str:
 
 def _addresses(addresses: dict[str, Any]) -> str:
     names = (("peerId", "peer id"), ("listen", "listening"), ("announced", "announced"), ("observed", "observed"))
-    known = [_reachability(one) for one in addresses.get("reachability", [])]
+    known = [_reachability(entry) for entry in addresses.get("reachability", [])]
     mapping = [("mapping", _port_mapping(addresses["portMapping"]))] if "portMapping" in addresses else []
     shown = pairs([*((name, addresses[key]) for key, name in names), ("reachable?", known), *mapping])
     complete = all(address in shown for key in ("listen", "announced", "observed") for address in addresses[key])
-    return shown if complete else f"{shown}\n\n(each ends with /p2p/ and the peer id: --wide shows them whole)"
+    return shown if complete else f"{shown}\n\n(each ends with /p2p/ and the peer id; --wide shows complete addresses)"
 
 
-def _reachability(one: dict[str, Any]) -> str:
-    """The state of an address, with the number of servers that confirmed it. An older daemon does not say how it is
-    known."""
-    count = one.get("confirmedBy", 0)
-    state = f"{one.get('reachable', one['state'])}" + (f" by {count}" if count else "")
-    known = f" ({', '.join(one['from'])})" if one.get("from") else ""
-    return f"{state}  {one['address']}{known}"
+def _reachability(entry: dict[str, Any]) -> str:
+    """The state of an address, the number of servers that confirmed it, and how it is known, which an older daemon does
+    not say."""
+    count = entry.get("confirmedBy", 0)
+    state = f"{entry.get('reachable', entry['state'])}" + (f" by {count}" if count else "")
+    known = f" ({', '.join(entry['from'])})" if entry.get("from") else ""
+    return f"{state}  {entry['address']}{known}"
 
 
 def _port_mapping(mapping: dict[str, Any]) -> str:
@@ -150,9 +150,9 @@ def _announced(result: dict[str, Any]) -> str:
     lines = []
     for key in result["keys"]:
         name = f"{clean(key['capability'])} ({clean(key['scheme'])})"
-        lines.append(f"{name}: {counted(key['sent'], 'peer')} told, {key['confirmed']} have it")
+        lines.append(f"{name}: sent to {counted(key['sent'], 'peer')}, confirmed by {key['confirmed']}")
     if result.get("stored") is not None:
-        lines.append(f"metadata: at {counted(result['stored'], 'peer')}")
+        lines.append(f"metadata: stored at {counted(result['stored'], 'peer')}")
     return "\n".join(lines)
 
 
@@ -173,13 +173,13 @@ def _discovered(result: dict[str, Any]) -> str:
         )
         for node in result["nodes"]
     ]
-    head = ("NODE", "REPUTATION", "LATENCY", "PRICE", "TOLD BY", "ADDRESS")
-    words = {"filtered": "left out by filters", "malformed": "skipped for malformed metadata"}
+    head = ("NODE", "REPUTATION", "LATENCY", "PRICE", "METADATA", "ADDRESS")
+    words = {"filtered": "left out by filters", "malformed": "skipped because of malformed metadata"}
     notes = [f"{result[key]} {text}" for key, text in words.items() if result[key]]
     if result["cached"]:
-        notes.append(f"remembered from {duration(result['age'])} ago")
+        notes.append(f"cached {duration(result['age'])} ago")
     if not result["complete"]:
-        notes.append("the search did not come to its end")
+        notes.append("incomplete: the timeout ended the search")
     shown = table(head, rows) if rows else f"no node serves {clean(result['model'])}"
     return shown + (f"\n({'; '.join(notes)})" if notes else "")
 
@@ -208,26 +208,29 @@ def _explain(explanation: dict[str, Any]) -> str:
         rows.append(("wanted by tunnels", ", ".join(explanation["tunnels"])))
     lines.append(pairs(rows))
     if explanation["connections"]:
-        up = [(one["direction"], second(one["openedAt"]), one["address"]) for one in explanation["connections"]]
-        lines += ["", table(("CONNECTION", "SINCE", "ADDRESS"), up)]
+        connections = [
+            (connection["direction"], second(connection["openedAt"]), connection["address"])
+            for connection in explanation["connections"]
+        ]
+        lines += ["", table(("CONNECTION", "SINCE", "ADDRESS"), connections)]
     if explanation["addresses"]:
-        known = [
+        addresses = [
             (
-                one["address"],
-                one["source"],
-                one.get("state", "-"),
-                second(one["nextDial"]) if one.get("nextDial") else "-",
-                one.get("lastError", "-"),
+                known["address"],
+                known["source"],
+                known.get("state", "-"),
+                second(known["nextDial"]) if known.get("nextDial") else "-",
+                known.get("lastError", "-"),
             )
-            for one in explanation["addresses"]
+            for known in explanation["addresses"]
         ]
-        lines += ["", table(("ADDRESS", "FROM", "STATE", "NEXT DIAL", "LAST ERROR"), known)]
+        lines += ["", table(("ADDRESS", "FROM", "STATE", "NEXT DIAL", "LAST ERROR"), addresses)]
     if explanation["timeline"]:
-        story = [
-            (instant(one["time"]), one["what"].replace("_", " "), one.get("detail", ""), one.get("address", ""))
-            for one in explanation["timeline"][-TIMELINE:]
+        timeline = [
+            (instant(entry["time"]), entry["what"].replace("_", " "), entry.get("detail", ""), entry.get("address", ""))
+            for entry in explanation["timeline"][-TIMELINE:]
         ]
-        lines += ["", table(("TIME", "WHAT", "DETAIL", "ADDRESS"), story)]
+        lines += ["", table(("TIME", "WHAT", "DETAIL", "ADDRESS"), timeline)]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""``fabstir status``: how the daemon stands, on one screen."""
+"""``fabstir status``: the state of the daemon, on one screen."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fabstir_client.cli.format import counted, pairs, readable
 from fabstir_client.cli.results import state_of
 
 DONE = 0
-ADDRESSES = 6  # that are listed
-NEARLY = 0.8  # of a bound; what is fuller is shown
-RINGS = ("events", "timelines", "auditEntries", "knownPeers")  # full is their normal state
+ADDRESSES = 6  # addresses listed at most
+NEARLY = 0.8  # the part of a bound from which it is shown as nearly full
+RINGS = ("events", "timelines", "auditEntries", "knownPeers")  # these are normally full
 
 
 def run(target: Target, args: argparse.Namespace, _: Callable[[str, int], int]) -> int:
@@ -38,7 +38,7 @@ def run(target: Target, args: argparse.Namespace, _: Callable[[str, int], int]) 
 
 
 def _more(link: Link, method: str, deadline: float | None) -> Any:
-    """None where this caller may not have it, or an older daemon has not."""
+    """The result of a method; None if this caller may not call it, or an older daemon does not have it."""
     try:
         raw = request(link, Session(), raw_method(method, None), [], deadline)
     except RpcError:
@@ -70,9 +70,9 @@ def size(count: float) -> str:
 
 
 def _peers(status: dict[str, Any], peers: list[dict[str, Any]] | None) -> str:
-    told = f"{status['peers']} ({counted(status['connections'], 'connection')})"
-    ways = Counter(peer["direction"] for peer in peers or ())
-    return told + "".join(f", {count} {way}" for way, count in sorted(ways.items()))
+    text = f"{status['peers']} ({counted(status['connections'], 'connection')})"
+    directions = Counter(peer["direction"] for peer in peers or ())
+    return text + "".join(f", {count} {direction}" for direction, count in sorted(directions.items()))
 
 
 def _bootstrap(status: dict[str, Any], peers: list[dict[str, Any]] | None) -> list[str]:
@@ -90,8 +90,8 @@ def _some(addresses: list[str]) -> list[str]:
 
 
 def _dials(metrics: dict[str, Any]) -> str:
-    told = f"{metrics['outboundConnections']} succeeded, {metrics['failedConnections']} failed"
-    return f"{told}; {counted(metrics['inboundConnections'], 'inbound connection')}"
+    outbound = f"{metrics['outboundConnections']} succeeded, {metrics['failedConnections']} failed"
+    return f"{outbound}; {counted(metrics['inboundConnections'], 'inbound connection')}"
 
 
 def _full(metrics: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""``fabstir tunnel``: made, listed and closed."""
+"""``fabstir tunnel``: makes, lists and closes tunnels."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fabstir_client.cli import fitting
 from fabstir_client.cli.format import clean, counted, table
 
 DONE, REFUSED = 0, 1
-INDENT = " " * 18  # as wide as an id and what follows it
-LOOK = 2.0  # seconds between two looks whether a tunnel in the foreground is still there
+INDENT = " " * 18  # the width of an id and the gap after it
+LOOK = 2.0  # seconds between checks whether a tunnel in the foreground still exists
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Complain = Callable[[str, int], int]
 
 
 def run(target: Target, args: argparse.Namespace, complain: Complain) -> int:
-    """Carry one of the commands out."""
+    """Run one of the subcommands; returns the exit status."""
     if args.subcommand == "list":
         return _answer(target, args, "tunnel.list", {}, _ids if args.ids else _listed)
     if args.subcommand == "close":
@@ -51,21 +51,21 @@ def _answer(
 
 
 def _foreground(target: Target, args: argparse.Namespace, params: dict[str, Any], complain: Complain) -> int:
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # from here on they are taken below
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDS)  # `sigtimedwait` below receives them
     link, session = Link.open(target), Session[None]()
     try:
 
         def ask(method: str, params: dict[str, Any]) -> Any:
             return request(link, session, raw_method(method, params), [])
 
-        # The lease closes it where this command has no time for that, as after SIGKILL.
+        # The lease closes the tunnel if this command cannot, as after SIGKILL.
         result = ask(f"tunnel.{args.subcommand}", params | {"lease": "connection"})
         made = msgspec.json.decode(result)
         print(bytes(result).decode() if args.json else _made(made), flush=True)
         tunnel_id = made["tunnelId"]
         while signal.sigtimedwait(ENDS, LOOK) is None:
             present = msgspec.json.decode(ask("tunnel.list", {}))
-            if all(one["tunnelId"] != tunnel_id for one in present):
+            if all(tunnel["tunnelId"] != tunnel_id for tunnel in present):
                 return complain(f"the tunnel {tunnel_id} was closed", REFUSED)
         ask("tunnel.close", {"tunnelId": tunnel_id})
         return DONE
@@ -82,7 +82,7 @@ def _closed(result: dict[str, Any]) -> str:
 
 
 def _ids(tunnels: list[dict[str, Any]]) -> str:
-    return "\n".join(clean(one["tunnelId"]) for one in tunnels)
+    return "\n".join(clean(tunnel["tunnelId"]) for tunnel in tunnels)
 
 
 def _listed(tunnels: list[dict[str, Any]]) -> str:
@@ -90,41 +90,41 @@ def _listed(tunnels: list[dict[str, Any]]) -> str:
         return "no tunnels"
     rows = [
         (
-            one["tunnelId"],
-            _from(one),
-            _to(one),
-            "yes" if one["keep"] else "no",
-            f"{one['open']}/{one['total']}",
-            _bytes(one["bytesIn"]),
-            _bytes(one["bytesOut"]),
-            clean(one.get("lastError", "-")),
+            tunnel["tunnelId"],
+            _from(tunnel),
+            _to(tunnel),
+            "yes" if tunnel["keep"] else "no",
+            f"{tunnel['open']}/{tunnel['total']}",
+            _bytes(tunnel["bytesIn"]),
+            _bytes(tunnel["bytesOut"]),
+            clean(tunnel.get("lastError", "-")),
         )
-        for one in tunnels
+        for tunnel in tunnels
     ]
     head = ("TUNNEL", "FROM", "TO", "KEPT", "OPEN/ALL", "IN", "OUT", "LAST ERROR")
     if fitting.fits([head, *rows]):
         return table(head, rows)
-    return "\n".join(line for one in tunnels for line in (*_lines(one), _counts(one)))
+    return "\n".join(line for tunnel in tunnels for line in (*_lines(tunnel), _counts(tunnel)))
 
 
 def _lines(tunnel: dict[str, Any]) -> list[str]:
-    """Its id, which `close` needs whole, and its ends: in a second line where that is too much for one."""
+    """The complete id, which `close` needs, and both ends; the second end in its own line if one is too short."""
     begin, end = _from(tunnel), _to(tunnel)
     columns = fitting.columns()
     if columns is not None:
         begin, end = fitting.short_ids(begin), fitting.short_ids(end)
     first = f"{clean(tunnel['tunnelId'])}  {begin}"
-    whole = f"{first} -> {end}"
-    return [whole] if columns is None or len(whole) <= columns else [first, f"{INDENT}-> {end}"]
+    line = f"{first} -> {end}"
+    return [line] if columns is None or len(line) <= columns else [first, f"{INDENT}-> {end}"]
 
 
 def _counts(tunnel: dict[str, Any]) -> str:
-    told = f"{'kept' if tunnel['keep'] else 'not kept'}, {tunnel['open']} open of {tunnel['total']}"
-    told += f", {_bytes(tunnel['bytesIn'])} in, {_bytes(tunnel['bytesOut'])} out"
+    text = f"{'kept' if tunnel['keep'] else 'not kept'}, {tunnel['open']} open of {tunnel['total']}"
+    text += f", {_bytes(tunnel['bytesIn'])} in, {_bytes(tunnel['bytesOut'])} out"
     if tunnel.get("lastError"):
-        told += f"; {clean(tunnel['lastError'])}"
-    room = (fitting.columns() or len(INDENT + told)) - len(INDENT)
-    return INDENT + fitting.cut(told, room)
+        text += f"; {clean(tunnel['lastError'])}"
+    room = (fitting.columns() or len(INDENT + text)) - len(INDENT)
+    return INDENT + fitting.cut(text, room)
 
 
 def _from(tunnel: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
-"""``fabstir peers --watch``: the peers live on a terminal, sorted and filtered by keys.
+"""``fabstir peers --watch``: shows the peers live on a terminal; keys sort and filter them.
 
-It needs the package rich, which comes with ``fabstir[cli]``: the client itself stays thin.
+It needs the package rich, which ``fabstir[cli]`` installs. The client itself does not depend on it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DONE, USAGE = 0, 2
-INTERVAL = 1.0  # seconds between two looks
-PATIENCE = 5.0  # seconds that a look may take; keys wait for it
+INTERVAL = 1.0  # seconds between updates
+PATIENCE = 5.0  # seconds that an update may take; keys wait for it
 COLUMNS = ("PEER", "DIR", "UP", "LATENCY", "STREAMS", "AGENT", "ADDRESS", "MARKS")
-ROOMY, MIDDLE = 160, 100  # columns of terminals on which ids are whole, and have 15 characters
+ROOMY, MIDDLE = 160, 100  # terminal columns from which ids are complete, or have 15 characters
 LONGEST_FILTER = 60
 AWAY = (DaemonUnreachable, ConnectionLost, BadAnswer, ClientTimeout)  # it may come back
 ESCAPE, ENTERS, ERASES = "\x1b", "\r\n", "\x7f\x08"
@@ -40,7 +40,7 @@ ESCAPE, ENTERS, ERASES = "\x1b", "\r\n", "\x7f\x08"
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What is shown of the peers. ``typing``: keys go into the filter."""
+    """How peers are shown. While ``typing``, keys go into the filter."""
 
     sort: str
     reverse: bool
@@ -70,9 +70,10 @@ def pressed(view: View, key: str) -> View | None:
 
 
 def chosen(peers: list[dict[str, Any]], view: View) -> list[dict[str, Any]]:
-    """Those that the filter lets through, in order: it is looked for in whatever a row shows, and in whole ids."""
+    """The peers that match the filter, sorted. The filter is searched for in the text of each row and in the complete
+    id."""
     wanted = view.filter.lower()
-    found = [one for one in peers if wanted in " ".join((*_row(one), one["peerId"], one["direction"])).lower()]
+    found = [peer for peer in peers if wanted in " ".join((*_row(peer), peer["peerId"], peer["direction"])).lower()]
     return ordered(found, view.sort, reverse=view.reverse)
 
 
@@ -83,10 +84,10 @@ def run(target: Target, sort: str, reverse: bool, complain: Callable[[str, int],
     except ImportError:
         return complain("peers --watch needs the package rich: pip install 'fabstir[cli]'", USAGE)
     console, view = Console(), View(sort, reverse)
-    # Not redirected: `fitting` asks standard output itself how wide it is, and what it can show
+    # Not redirected, because `fitting` asks standard output for its width and encoding.
     live = Live(console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
     with _keys() as key_within, live:
-        for status, peers, trouble in _looks(target):
+        for status, peers, trouble in _updates(target):
             due = time.monotonic() + INTERVAL
             while True:
                 fitting.fit_to(wide=False)  # it may have been resized
@@ -103,7 +104,8 @@ def run(target: Target, sort: str, reverse: bool, complain: Callable[[str, int],
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str | None]]:
-    """What gives the next key that comes within so many seconds, None where none does. Ctrl-C interrupts as ever."""
+    """Yield a function that returns the next key pressed within a number of seconds; None if there is none. Ctrl-C
+    still interrupts."""
     if not sys.stdin.isatty():
 
         def none(within: float) -> str | None:
@@ -121,9 +123,9 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
     def next_key(within: float) -> str | None:
         nonlocal waiting
         if not waiting and select.select([descriptor], [], [], max(0.0, within))[0]:
-            told = os.read(descriptor, 1024).decode(errors="ignore")
-            # An arrow or a function key comes as several characters at once, the first of which is Escape
-            waiting = "" if told.startswith(ESCAPE) and len(told) > 1 else told
+            typed = os.read(descriptor, 1024).decode(errors="ignore")
+            # Arrow and function keys send several characters at once, starting with Escape.
+            waiting = "" if typed.startswith(ESCAPE) and len(typed) > 1 else typed
         key, waiting = waiting[:1], waiting[1:]
         return key or None
 
@@ -131,20 +133,21 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
         tty.setcbreak(descriptor, termios.TCSANOW)
         yield next_key
     finally:
-        termios.tcsetattr(descriptor, termios.TCSANOW, before)  # whoever reads no more of it must not hold it up
+        # TCSANOW, because waiting for the output to drain could hang if nobody reads it
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
-def _looks(target: Target) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str]]:
-    """Status, peers, and why these are old where they are; a daemon that goes away is waited for."""
+def _updates(target: Target) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]], str]]:
+    """Yield status, peers, and the error if these could not be updated. If the daemon goes away, this tries again."""
     link: Link | None = None
     status: dict[str, Any] = {}
     peers: list[dict[str, Any]] = []
     while True:
-        due = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         try:
-            link = link or Link.open(target, due)
-            status = decoded("status", request(link, Session(), raw_method("status", None), [], due))
-            peers = decoded("peers", request(link, Session(), raw_method("peers", None), [], due))
+            link = link or Link.open(target, deadline)
+            status = decoded("status", request(link, Session(), raw_method("status", None), [], deadline))
+            peers = decoded("peers", request(link, Session(), raw_method("peers", None), [], deadline))
             trouble = ""
         except FabstirError as error:
             if link is not None:
@@ -177,7 +180,7 @@ def _screen(
         lines = [Text(row, style="dim" if trouble else "", no_wrap=True) for row in rows]
         lines[0].stylize("bold")
     elif peers:
-        lines = [Text("no peer with that in it")]
+        lines = [Text("no peer matches the filter")]
     else:
         lines = [Text("no peers")]
     rest = [Text(f"and {len(shown) - room} more", style="dim")] if len(shown) > room else []
@@ -185,7 +188,7 @@ def _screen(
 
 
 def _help(view: View) -> str:
-    """The last line: what keys do, or what is being typed."""
+    """The last line: what the keys do, or the filter being typed."""
     if view.typing:
         return f"/{view.filter}_   Enter: keep it   Esc: all peers"
     order = f"{view.sort}, reversed" if view.reverse else view.sort

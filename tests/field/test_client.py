@@ -151,7 +151,7 @@ def test_wait_ends_in_its_own_time(daemon: RunningDaemon) -> None:
         done = run("fabstir", "--api", daemon.ipc, "wait", "started", "--timeout", "2")
         assert time.monotonic() - began < GENEROUS
     assert done.returncode == 4
-    assert "did not come true within 2 s" in done.stderr
+    assert "did not hold within 2 s" in done.stderr
 
 
 def test_a_name_that_nobody_answers_for_is_bounded_too(tmp_path: Path) -> None:

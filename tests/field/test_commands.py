@@ -67,7 +67,7 @@ def test_a_duration_has_a_unit(text: str, milliseconds: int) -> None:
 )
 def test_a_bare_number_is_refused_with_words(daemon: RunningDaemon, command: tuple[str, ...]) -> None:
     done = fabstir(daemon, *command, status=2)
-    assert "is not a duration such as 500ms, 5s, 2m, 1h or 30d: of which unit?" in done.stderr
+    assert "is not a duration such as 500ms, 5s, 2m, 1h or 30d; add a unit, such as" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -111,7 +111,7 @@ def test_the_token_alone_is_on_standard_output(daemon: RunningDaemon) -> None:
     made = fabstir(daemon, "token", "create", "ci", "--access", "read", "--expires", "1h")
     assert made.stdout.startswith("fabstir_")
     assert made.stdout.count("\n") == 1
-    assert "The token is shown this once." in made.stderr
+    assert "The token will not be shown again." in made.stderr
     over_http = environment(FABSTIR_API=daemon.http, FABSTIR_TOKEN=made.stdout.strip())
     assert run("fabstir", "status", env=over_http).returncode == 0
     assert fabstir(daemon, "token", "revoke", "ci").stdout == "ci is revoked\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 WITHIN = 300  # seconds; a bound, never a wait
 WRAPPED = ("$ ", "fabstir: ")  # commands, and the words of errors, which the terminal wraps
-ONCE = "The token is shown this once."
+ONCE = "The token will not be shown again."
 
 
 def blocks(text: str) -> list[str]:

@@ -131,7 +131,7 @@ def test_peers_live_take_keys(alice: RunningDaemon) -> None:
             screen.press("r")
             screen.until("s sort: peer, reversed ")
             screen.press("/no such peer\r")
-            screen.until("no peer with that in it.*filter: no such peer")
+            screen.until("no peer matches the filter.*filter: no such peer")
             screen.press(f"/\x1b/{peer[20:30]}")
             screen.until(rf"{peer[-4:]} .*/{peer[20:30]}_   Enter: keep it")
             screen.press("\rq")
@@ -170,7 +170,7 @@ def test_what_takes_longer_than_a_second_shows_that_it_goes_on() -> None:
     with stopped_daemon() as nobody:
         with terminal(nobody, "wait", "peers=3", "--timeout", "4") as screen:
             screen.until(r"\d s, waiting for peers=3: no daemon was reached")
-            screen.until(r"peers=3 did not come true within 4 s")
+            screen.until(r"peers=3 did not hold within 4 s")
             assert screen.process.wait(WITHIN) == 4
         process = start(nobody, "wait", "peers=3", "--timeout", "2")
         _, errors = process.communicate(timeout=WITHIN)

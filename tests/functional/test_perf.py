@@ -42,7 +42,7 @@ async def test_the_command_measures_both_ways() -> None:
         status, said, _ = await fabstir(measuring.path, *words)
         assert "MiB/s" in said
         status, said, _ = await fabstir(measuring.path, "perf", measured.peer_id, "--upload", "0", "--download", "0")
-        assert (status, said) == (0, "nothing was asked for\n")
+        assert (status, said) == (0, "nothing to measure\n")
         for size in ("much", "999999999999GiB"):
             status, _, said = await fabstir(measuring.path, "perf", measured.peer_id, "--download", size)
             assert (status, "is not a size" in said, said.count("\n")) == (2, True, 1)

@@ -162,7 +162,7 @@ async def test_nobody_hands_out_more_than_they_have(shared: Process) -> None:
         ({"name": "x", "access": "read", "methods": ["stop"]}, "methods: stop needs write access"),
         ({"name": "x", "access": "read", "protocols": []}, "protocols: must name at least one"),
         ({"name": "x", "access": "read", "protocols": ["acme/*"]}, 'protocols: must begin with "/"'),
-        ({"name": "x", "access": "read", "protocols": [f"/{n}" for n in range(65)]}, "protocols: 64 at most"),
+        ({"name": "x", "access": "read", "protocols": [f"/{n}" for n in range(65)]}, "protocols: at most 64"),
         ({"name": "x", "access": "read", "peers": []}, "peers: must name at least one"),
         ({"name": "x", "access": "read", "peers": ["/ip4/127.0.0.1"]}, 'peers: "/ip4/127.0.0.1" is not a peer id'),
         ({"name": "x", "access": "read", "peers": ["12D3Koo"]}, 'peers: "12D3Koo" is not a peer id'),

@@ -86,7 +86,7 @@ async def test_a_peer_outside_dials_the_mapped_address(network: tuple[list[Machi
             [entry] = [one for one in addresses["reachability"] if one["address"] == address]
             assert (entry["from"], entry["reachable"], entry["confirmedBy"]) == (["mapped"], "unknown", 0)
             assert addresses["portMapping"] == {"state": "mapped", "gateway": ROUTER, "method": "pcp"}
-            words = f"the router at {ROUTER} leads here from /ip4/{OUTSIDE}/tcp/4001, by pcp"
+            words = f"the router at {ROUTER} forwards /ip4/{OUTSIDE}/tcp/4001 to this node, by pcp"
             assert await doctor(daemon) == [{"check": "mapping", "state": "ok", "text": words, "cure": None}]
 
             for machine in internet:

@@ -194,10 +194,10 @@ def test_what_cannot_be_tried_from_outside_is_said(address: str) -> None:
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("/", "is no multiaddr"),
-        ("nonsense", "is no multiaddr"),
-        (f"/ip4/1.2.3.999/tcp/1/p2p/{STRANGER}", "is no /ip4 address"),
-        (f"/ip4/1.2.3.4/tcp/99999/p2p/{STRANGER}", "is no port"),
+        ("/", "is not a multiaddr"),
+        ("nonsense", "is not a multiaddr"),
+        (f"/ip4/1.2.3.999/tcp/1/p2p/{STRANGER}", "is not an /ip4 address"),
+        (f"/ip4/1.2.3.4/tcp/99999/p2p/{STRANGER}", "is not a port number"),
         ("/ip4/1.2.3.4/tcp/1/p2p/cannot-be-decoded", "cannot be decoded"),
         (f"/ip4/1.2.3.4/tcp/1/p2p/{STRANGER[:-1]}", "cannot be decoded"),
         ("/ip4/1.2.3.4/tcp/1/p2p/foo", "cannot be decoded"),
@@ -239,7 +239,7 @@ def test_port_mapping_as_it_stands() -> None:
     assert refused.cure
     public = mapping_found("/ip4/45.32.1.1/tcp/4001", state="mapped", gateway="10.0.0.1", method="pcp")
     assert (public.state, public.cure) == ("ok", None)
-    assert public.text == "the router at 10.0.0.1 leads here from /ip4/45.32.1.1/tcp/4001, by pcp"
+    assert public.text == "the router at 10.0.0.1 forwards /ip4/45.32.1.1/tcp/4001 to this node, by pcp"
     partly = mapping_found("/ip4/45.32.1.1/tcp/1", state="mapped", gateway="10.0.0.1", method="pcp", reason="not 2")
     assert partly.state == "warning"
     assert list(doctor_machine._mapping(Context(Target()))) == []

@@ -88,7 +88,7 @@ def test_a_list_of_addresses_fits_and_says_what_is_left_out(daemon: ScriptedDaem
     assert max(map(len, lines)) <= 80
     assert lines[0].endswith(ALICE)
     assert lines[1].endswith("  /ip4/203.0.113.7/tcp/40001")
-    assert lines[-1] == "(each ends with /p2p/ and the peer id: --wide shows them whole)"
+    assert lines[-1] == "(each ends with /p2p/ and the peer id; --wide shows complete addresses)"
     assert f"{RELAYED}\n" in piped(daemon, "addresses")
 
 
@@ -168,9 +168,9 @@ def test_announce_says_who_was_told(daemon: ScriptedDaemon) -> None:
     daemon.methods["fabstir.announce"] = lambda _: {"peerId": ALICE, "keys": keys, "stored": 1}
     told = piped(daemon, "announce", "llama", "--metadata", '{"region": "eu"}')
     assert told.splitlines() == [
-        "llama (fabstir): 3 peers told, 3 have it",
-        "llama (sdk): 3 peers told, 0 have it",
-        "metadata: at 1 peer",
+        "llama (fabstir): sent to 3 peers, confirmed by 3",
+        "llama (sdk): sent to 3 peers, confirmed by 0",
+        "metadata: stored at 1 peer",
     ]
     assert daemon.calls[-1] == ("fabstir.announce", {"capabilities": ["llama"], "metadata": {"region": "eu"}})
 
@@ -260,8 +260,8 @@ def test_help_about_a_command(daemon: ScriptedDaemon, capsys: pytest.CaptureFixt
         (["connect", "127.0.0.1:4001"], "it would look like /ip4/127.0.0.1/tcp/4001/p2p/PEERID"),
         (["connect", "[::1]:4001"], "/ip6/::1/tcp/4001/p2p/PEERID"),
         (["explain", "127.0.0.1:4001"], "it would look like /ip4/127.0.0.1/tcp/4001/p2p/PEERID"),
-        (["ping", "127.0.0.1:4001"], f"is no peer id, which looks like {ALICE}"),
-        (["protect", "127.0.0.1:4001"], f"is no peer id, which looks like {ALICE}"),
+        (["ping", "127.0.0.1:4001"], f"is not a peer id such as {ALICE}"),
+        (["protect", "127.0.0.1:4001"], f"is not a peer id such as {ALICE}"),
         (["keep", "wss://host.example:443/path"], "/dns/host.example/tcp/443/tls/ws/p2p/PEERID"),
     ],
 )
@@ -337,21 +337,25 @@ DHT_KEY = "aGVsbG8="  # hello
         (
             "find-providers",
             {"key": DHT_KEY, "providers": [{"peerId": ALICE, "addresses": []}], "asked": 3, "complete": False},
-            ["PROVIDER", "12D3", "(3 peers asked)", "(the time was over before the search was)"],
+            ["PROVIDER", "12D3", "(3 peers asked)", "(incomplete: the timeout ended the search)"],
         ),
         ("find-providers", {"key": DHT_KEY, "providers": [], **ASKED}, ["nobody provides hello", "(3 peers asked)"]),
         (
             "provide",
             {"key": DHT_KEY, "sent": 2, "confirmed": 1, "failures": {ALICE: "gone"}, **ASKED},
-            ["hello is provided: 2 peers told, 1 have it", "12D3"],
+            ["hello is provided: sent to 2 peers, confirmed by 1", "12D3"],
         ),
         (
             "get",
             {"key": DHT_KEY, "found": True, "value": "dg==", "answers": 1, "others": 0, **ASKED},
-            ["v", "(from 1 peer; 0 gave another value)"],
+            ["v", "(from 1 peer; 0 returned another value)"],
         ),
         ("get", {"key": "//8=", "found": False, **ASKED}, ["no value under //8= (3 peers asked)"]),
-        ("put", {"key": DHT_KEY, "stored": 2, "failures": {}, **ASKED}, ["hello is put: 2 peers of 3 asked took it"]),
+        (
+            "put",
+            {"key": DHT_KEY, "stored": 2, "failures": {}, **ASKED},
+            ["hello is stored: 2 of 3 peers asked accepted it"],
+        ),
         ("forget", {"key": DHT_KEY, "provided": True, "value": False}, ["hello is no longer provided"]),
         ("forget", {"key": DHT_KEY, "provided": False, "value": False}, ["nothing was announced under hello"]),
         ("routing", {"peers": 0, "buckets": []}, ["the routing table is empty"]),
@@ -392,6 +396,6 @@ def test_an_error_is_broken_between_words_on_a_terminal(daemon: ScriptedDaemon) 
     lines = on_terminal(daemon, "connect", "127.0.0.1:4001", status=2)
     assert len(lines) > 1
     assert all(len(line) <= 80 for line in lines)
-    assert " ".join(line.strip() for line in lines).endswith("there; see fabstir connect --help")
+    assert " ".join(line.strip() for line in lines).endswith("on that host; see fabstir connect --help")
     (whole,) = on_terminal(daemon, "connect", "127.0.0.1:4001", columns=250, status=2)
     assert whole == " ".join(line.strip() for line in lines)

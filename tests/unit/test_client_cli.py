@@ -76,9 +76,7 @@ def test_an_error_of_the_daemon_is_one_line_and_1(fabstir: Command, daemon: Scri
         raise InternalError("Internal error", logId="abc123")
 
     daemon.methods["metrics"] = defective
-    assert fabstir("metrics", status=1) == (
-        "fabstir: Internal error; the daemon's log has the whole of it under abc123\n"
-    )
+    assert fabstir("metrics", status=1) == ("fabstir: Internal error; the daemon's log has the details under abc123\n")
 
 
 @pytest.mark.parametrize(
@@ -87,13 +85,13 @@ def test_an_error_of_the_daemon_is_one_line_and_1(fabstir: Command, daemon: Scri
         ((), "COMMAND"),
         (("nope",), "nope"),
         (("connect",), "ADDRESS"),
-        (("connect", "x", "--timeout", "0s"), "above 0"),
+        (("connect", "x", "--timeout", "0s"), "more than 0"),
         (("status", "extra"), "extra"),
         (("events", "--after", "-1"), "--after"),
         (("wait", "rain"), "no such condition: 'rain'"),
         (("wait", "peers=x"), "peers=x"),
         (("wait", "peer="), "peer="),
-        (("wait", "peer=zzz"), "'zzz' is no peer id"),
+        (("wait", "peer=zzz"), "'zzz' is not a peer id"),
         (("wait", "ready", "--timeout", "-1"), "duration"),
         (("call", "echo", "{"), "not JSON"),
         (("call", "echo", "7"), "object or array"),
@@ -147,7 +145,7 @@ def test_held_events_of_which_some_are_gone(fabstir: Command, daemon: ScriptedDa
     daemon.oldest = 3
     assert len(fabstir("events").splitlines()) == 2
     assert fabstir("events", "--after", "1").splitlines()[0] == (
-        "-- 1 events are missing: the daemon holds them no longer --"
+        "-- 1 event missing: the daemon no longer holds them --"
     )
     first, *rest = fabstir("events", "--after", "0", "--json").splitlines()
     assert json.loads(first) == {"type": "lagged", "missed": 2, "resume": 3}
@@ -281,9 +279,7 @@ def test_wait_that_lost_some_events_looks_again(fabstir: Command, daemon: Script
 def test_wait_times_out_with_4(fabstir: Command, daemon: ScriptedDaemon, tmp_path: Path) -> None:
     begun = time.monotonic()
     errors = fabstir("wait", "peers=3", "--timeout", "0.3", status=4)
-    assert errors == (
-        "fabstir: peers=3 did not come true within 0.3 s; at the end: the node is stopped, with 0 peers\n"
-    )
+    assert errors == ("fabstir: peers=3 did not hold within 0.3 s; at the end: the node is stopped, with 0 peers\n")
     assert "no daemon was reached" in Command(tmp_path, "ipc:/nonexistent")("wait", "ready", "--timeout", "0", status=4)
     assert time.monotonic() - begun < WITHIN
 

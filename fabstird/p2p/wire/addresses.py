@@ -113,7 +113,7 @@ def parse(text: str) -> Address:
     try:
         address.bare.packed  # noqa: B018 - checks that there is such an address
     except (MultiaddrError, ValueError) as error:
-        raise AddressError(f'"{text}" is not a multiaddr: "{host}" is no /{kind}') from error
+        raise AddressError(f'"{text}" is not a multiaddr: "{host}" is not an /{kind} address') from error
     return address
 
 
