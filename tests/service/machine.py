@@ -18,8 +18,8 @@ WITH_SYSTEMD = Path(__file__).with_name("with-systemd")
 PROJECT = Path(__file__).parents[2]
 LIFE = 3600  # seconds after which it is gone, whatever became of the tests
 SCRIPTS = "/opt/fabstird/scripts"  # the project's, in the machine
-BOOT = 180.0
-COMMAND = 180.0  # seconds for one command, on a machine that is busy with other things
+BOOT = 300.0
+COMMAND = 600.0  # seconds for one command, on a machine that is busy with other things
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 until = partial(wait_until, within=120, every=0.05)

@@ -23,7 +23,7 @@ def shown_for(service: Service, status: int) -> str:
     assert service.show("NRestarts") == "0"
     found = re.search(r'^ +Status: "(.*)"$', shown, re.MULTILINE)
     assert found, shown
-    assert all(mistake in service.journal() for mistake in found[1].split("; ")), "the journal has it too"
+    until(lambda: all(mistake in service.journal() for mistake in found[1].split("; ")))  # the journal has it too
     return found[1]
 
 
