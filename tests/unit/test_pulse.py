@@ -12,7 +12,7 @@ import trio.testing
 from trio.testing import MockClock
 
 from fabstird.p2p.muxer import pulse
-from fabstird.p2p.muxer.pulse import FIRST_PING, Beat, Liveness, Pulse, Silence
+from fabstird.p2p.muxer.pulse import FIRST_PING, FRESH, Beat, Liveness, Pulse, Silence
 from fabstird.p2p.transport.pipe import Progress
 
 INTERVAL, TIMEOUT = 15.0, 10.0
@@ -80,6 +80,24 @@ async def test_each_is_asked_when_it_is_due(autojump_clock: MockClock) -> None:
         peer.pulse.end()
         await until(start + 100, peer)
         assert len(peer.asked) == 4
+
+
+async def test_a_peer_that_was_heard_is_asked_an_interval_later_and_now_and_then(autojump_clock: MockClock) -> None:
+    async with beating() as beat:
+        start = trio.current_time()
+        once, always = Peer(beat), Peer(beat)
+        for peer in (once, always):
+            peer.pulse.begin()
+        await until(start + 10, once, always)
+        once.pulse.heard = trio.current_time()
+        while trio.current_time() < start + 100:
+            always.pulse.heard = trio.current_time()
+            await until(trio.current_time() + 5, once, always)
+        assert [at - start for at in once.asked[:3]] == pytest.approx([0.5, 25, 40.1], abs=4 * STEP)
+        assert [at - start for at in always.asked] == pytest.approx([0.5, 0.5 + FRESH * INTERVAL], abs=4 * STEP)
+        always.pulse.hurry()
+        await until(trio.current_time() + 0.2, always)
+        assert len(always.asked) == 3, "at once, whatever was heard"
 
 
 async def test_silence_ends_it_and_whatever_moves_is_alive(autojump_clock: MockClock) -> None:

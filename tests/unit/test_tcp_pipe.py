@@ -36,6 +36,50 @@ async def exactly(pipe: TcpPipe, size: int) -> bytes:
     return data
 
 
+def fill(pipe: TcpPipe) -> int:
+    """Write until the kernel takes no more; returns how much it was."""
+    size = 0
+    while pipe.writes_now:
+        pipe.write_now(bytes(1000))
+        size += 1000
+    return size
+
+
+async def test_what_the_kernel_does_not_take_at_once_goes_first_with_the_next_write() -> None:
+    async with pipes() as (here, there), trio.open_nursery() as nursery:
+        size = fill(here)
+        assert here.owing
+        came = bytearray()
+        nursery.start_soon(until_it_ends_well, there, came)
+        await here.write(b"last")
+        assert not here.owing
+        assert here.writes_now
+        here.write_now(b"!")
+        here.finish_now()
+        assert not here.writes_now
+    assert bytes(came) == bytes(size) + b"last!"
+    assert here.traffic.sent == len(came)
+
+
+async def test_what_is_owed_keeps_the_end_back_and_nothing_is_written_to_what_is_closed() -> None:
+    async with pipes() as (here, there):
+        fill(here)
+        await here.finish()
+        with trio.move_on_after(0.2) as reading:
+            await until_it_ends_well(there, bytearray())
+        assert reading.cancelled_caught, "it must not end without its last bytes"
+        await here.close()
+        with pytest.raises(ConnectionLost):
+            here.write_now(b"x")
+
+
+async def until_it_ends_well(pipe: TcpPipe, came: bytearray) -> None:
+    try:
+        await until_it_ends(pipe, came)
+    except ConnectionLost:
+        pass
+
+
 async def until_it_ends(pipe: TcpPipe, came: bytearray) -> None:
     while True:
         came += await pipe.read()

@@ -69,6 +69,7 @@ class Flood:
     connection alone may have looked at in a turn."""
 
     protocol, is_initiator, peer_id, key_type = "/noise", False, "QmPeer", "Ed25519"
+    writes_now = owing = False
 
     def __init__(self) -> None:
         self.left = ROUNDS
@@ -88,6 +89,12 @@ class Flood:
 
     async def write(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
+
+    def write_now(self, data: bytes | bytearray) -> None:
+        raise AssertionError("it waits for each write")
+
+    def finish_now(self) -> None:
+        raise AssertionError("it waits for each write")
 
     def progress(self) -> Progress:
         return Progress(0, 0, 0)

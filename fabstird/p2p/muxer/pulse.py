@@ -1,6 +1,7 @@
 """Whether the peer of a connection is alive, and its round trip: yamux pings, and any other progress.
 
-One task serves all connections of a node. A task for each would be a large part of the memory that a peer takes.
+One task serves all connections of a node. A task for each would be a large part of the memory that a peer takes. Those
+that are due at nearly the same time are served in one turn of the loop, and their answers mostly come in one, too.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import trio
 
@@ -18,7 +19,9 @@ from fabstird.p2p.transport.pipe import Progress
 
 LATE = 0.5  # seconds by which a deadline may be missed on a busy machine
 FIRST_PING = 0.5  # seconds after the connection came up
-AT_ONCE = 64  # connections served before other tasks get a turn
+TICK = 0.05  # seconds between two turns at pings, unless one is wanted sooner
+FRESH = 4  # intervals after which a peer is pinged although it was heard: its round trip may have changed
+AT_ONCE = 16  # connections served before other tasks get a turn
 MANY = 64  # stale entries of the queue are removed when there are more than this, and more than others
 
 
@@ -48,9 +51,10 @@ class Silence(Exception):
 
 
 class Pulse:
-    """The pulse of one connection. ``rtt`` is the smoothed round trip in seconds; 0 until one is known."""
+    """The pulse of one connection. ``rtt`` is the smoothed round trip in seconds; 0 until one is known. ``heard`` is
+    when the peer was last heard, as far as its muxer says so."""
 
-    __slots__ = ("_asked", "_beat", "_before", "_conn", "_muxer", "_number", "due", "entry", "rtt")
+    __slots__ = ("_asked", "_beat", "_before", "_conn", "_muxer", "_number", "due", "entry", "heard", "rtt")
 
     def __init__(self, muxer: Asking, conn: Secured, beat: Beat) -> None:
         self._muxer = muxer
@@ -60,6 +64,7 @@ class Pulse:
         self._asked = 0.0
         self._before: Progress | None = None  # the progress at the last ping; None once it is answered
         self.rtt = 0.0
+        self.heard = -math.inf
         self.due = math.inf
         self.entry: _Entry | None = None
 
@@ -74,6 +79,7 @@ class Pulse:
     def hurry(self) -> None:
         """Ping now, unless an answer is awaited."""
         if self._before is None and self.entry is not None:
+            self._asked = -math.inf
             self._beat.at(self, trio.current_time())
 
     def answered(self, number: int) -> None:
@@ -89,12 +95,18 @@ class Pulse:
 
     def turn(self, now: float) -> None:
         """It is due: ping, or judge whether the peer is alive if the last ping was not answered."""
-        timeout = self._beat.liveness().timeout
+        liveness = self._beat.liveness()
+        timeout = liveness.timeout
         # If this runs late, the process itself was frozen, and what arrived meanwhile is still unread: ping again
         if self._before is not None and now <= self.due + LATE and self._is_silent(self._before):
             self._muxer.fail(Silence(f"nothing heard for {timeout:.0f} s"))
             return
         self._muxer.each_turn()
+        if self._before is None and self.rtt:
+            again = min(self.heard + liveness.interval, self._asked + FRESH * liveness.interval)
+            if again > now:  # it was heard meanwhile
+                self._beat.at(self, again)
+                return
         self._number += 1
         self._asked, self._before = now, self._conn.progress()
         self._beat.at(self, now + timeout)
@@ -111,11 +123,9 @@ class Pulse:
         self._muxer.fail(error)
 
 
-@dataclass(slots=True, order=True)
-class _Entry:
-    due: float
-    number: int  # orders entries of the same time
-    pulse: Pulse | None = field(compare=False)  # None once another entry replaced it
+# When it is due; a number, which orders entries of the same time; and the pulse, None once another entry replaced it.
+# Lists are compared in C.
+_Entry = list[Any]
 
 
 class Beat:
@@ -126,7 +136,8 @@ class Beat:
         self._queue: list[_Entry] = []
         self._pushed = 0
         self._dropped = 0  # stale entries in the queue
-        self._sooner = trio.Event()
+        self._sooner = trio.Event()  # set where one is due long before `_until`
+        self._until = math.inf
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -135,24 +146,24 @@ class Beat:
         """Schedule a pulse. If it is later than before, the earlier entry stays, and then finds that it is not due
         yet."""
         pulse.due = due
-        if pulse.entry is not None and pulse.entry.due <= due:
+        if pulse.entry is not None and pulse.entry[0] <= due:
             return
         self.drop(pulse)
         self._pushed += 1
-        pulse.entry = _Entry(due, self._pushed, pulse)
+        pulse.entry = [due, self._pushed, pulse]
         heapq.heappush(self._queue, pulse.entry)
-        if self._queue[0] is pulse.entry:
+        if due + TICK < self._until:
             self._sooner.set()
 
     def drop(self, pulse: Pulse) -> None:
         """Remove a pulse."""
         if pulse.entry is None:
             return
-        pulse.entry.pulse = None
+        pulse.entry[2] = None
         pulse.entry = None
         self._dropped += 1
         if self._dropped > MANY and self._dropped > len(self._queue) // 2:
-            self._queue = [entry for entry in self._queue if entry.pulse is not None]
+            self._queue = [entry for entry in self._queue if entry[2] is not None]
             heapq.heapify(self._queue)
             self._dropped = 0
 
@@ -161,16 +172,19 @@ class Beat:
         while True:
             now = trio.current_time()
             for _ in range(AT_ONCE):
-                if not self._queue or self._queue[0].due > now:
+                if not self._queue or self._queue[0][0] > now:
                     break
                 self._turn(heapq.heappop(self._queue), now)
-            self._sooner = trio.Event()
-            next_due = self._queue[0].due if self._queue else math.inf
-            with trio.move_on_at(next_due):
+            next_due = self._queue[0][0] if self._queue else math.inf
+            if next_due <= now:
+                await trio.lowlevel.checkpoint()
+                continue
+            self._sooner, self._until = trio.Event(), max(next_due, now + TICK)
+            with trio.move_on_at(self._until):
                 await self._sooner.wait()
 
     def _turn(self, entry: _Entry, now: float) -> None:
-        pulse = entry.pulse
+        pulse: Pulse | None = entry[2]
         if pulse is None:
             self._dropped -= 1
             return

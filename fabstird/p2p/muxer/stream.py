@@ -108,7 +108,7 @@ class Stream(Muxed):
             return
         self.ended_here = True
         self.wake_writer()
-        self._writer.queue_on(self, WINDOW_UPDATE, FIN, 0)
+        self._writer.queue_on(self, WINDOW_UPDATE, FIN, 0, now=True)
         self._muxer.settle(self)
         await trio.lowlevel.checkpoint_if_cancelled()
 

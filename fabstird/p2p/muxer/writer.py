@@ -50,6 +50,11 @@ class Writer:
         """Bytes of control frames that are queued."""
         return len(self._control)
 
+    @property
+    def is_free(self) -> bool:
+        """Nobody writes or waits to, so that a frame can be sent at once."""
+        return self._conn.writes_now and not self._flushing and not self._sending.locked()
+
     async def send_on(
         self, stream: Sending, kind: int, flags: int, length: int, data: bytes | memoryview = b""
     ) -> None:
@@ -82,25 +87,41 @@ class Writer:
         finally:
             self._sending.release()
 
-    def queue_on(self, stream: Sending, kind: int, flags: int, length: int) -> None:
+    def queue_on(self, stream: Sending, kind: int, flags: int, length: int, *, now: bool = False) -> None:
         """Queue a frame without data of a stream. Nobody waits for it, so a cancellation cannot lose it."""
         flags, stream.opening = flags | stream.opening, 0
-        self.queue(kind, flags, stream.number, length)
+        self.queue(kind, flags, stream.number, length, now=now)
 
-    def queue(self, kind: int, flags: int, number: int, length: int) -> None:
-        """Queue a frame without data."""
+    def queue(self, kind: int, flags: int, number: int, length: int, *, now: bool = False) -> None:
+        """Queue a frame without data. ``now``: send all that is queued, unless that needs a wait."""
         if self.tasks is None:
             return
         self._control += HEADER.pack(0, kind, flags, number, length)
-        if not self._flushing:
+        if now:
+            self.flush()
+        elif not self._flushing:
             self._flushing = True
             self.tasks.start_soon(self._flush)
 
     def pong(self, value: int) -> None:
-        """Answer a ping."""
-        if self._pongs < MAX_PONGS:
+        """Answer a ping, at the next `flush` or turn."""
+        if self._pongs < MAX_PONGS and self.tasks is not None:
             self._pongs += 1
-            self.queue(PING, ACK, 0, value)
+            self._control += HEADER.pack(0, PING, ACK, 0, value)
+
+    def flush(self) -> None:
+        """Send what is queued. Where the kernel takes it at once, as it nearly always does, no task is needed."""
+        if self.tasks is None or self._flushing or not self._control:
+            return
+        if not self._sending.locked() and self._conn.writes_now:
+            self.bytes_sent += len(self._control)
+            try:
+                self._conn.write_now(self._queued())
+            except ConnectionLost:
+                return  # the reader learns of it too
+        if self._control or self._conn.owing:
+            self._flushing = True
+            self.tasks.start_soon(self._flush)
 
     def _queued(self) -> bytes:
         frames = bytes(self._control)
@@ -111,10 +132,9 @@ class Writer:
     async def _flush(self) -> None:
         """Write what is queued, unless a frame with data takes it along first."""
         try:
-            while self._control and self.tasks is not None:
+            while (self._control or self._conn.owing) and self.tasks is not None:
                 async with self._sending:
-                    if self._control:
-                        await self._write(self._queued())
+                    await self._write(self._queued())
         except ConnectionLost:
             pass  # the reader learns of it too
         finally:

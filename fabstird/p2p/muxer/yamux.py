@@ -171,10 +171,12 @@ class Muxer:
 
     def ask_for_life(self, number: int) -> None:
         """Send a ping."""
-        self._writer.queue(PING, SYN, 0, number)
+        self._writer.queue(PING, SYN, 0, number, now=True)
 
     def each_turn(self) -> None:
         """Reset streams that the peer should have ended by now."""
+        if not self._finished:
+            return
         now = trio.current_time()
         for number in [number for number, until in self._finished.items() if until <= now]:
             if (stream := self._streams.get(number)) is not None:
@@ -229,7 +231,9 @@ class Muxer:
 
     async def _receive(self) -> bytes:
         self._changes.tell()
+        self._writer.flush()
         data = await self._conn.read()
+        self._pulse.heard = trio.current_time()
         self.bytes_received += len(data)
         return data
 
@@ -280,6 +284,7 @@ class Muxer:
         self._opened_at = now
         if self._opened < 0:
             self._changes.tell()
+            self._writer.flush()
             await trio.sleep_until(now - self._opened / OPENED)
 
     def handled(self, stream: Muxed) -> None:

@@ -78,6 +78,24 @@ class NoiseConn:
         """Send all of ``data``, in as many messages as needed. Raises `ConnectionLost`."""
         for start in range(0, len(data), MAX_PLAINTEXT):
             await _send(self._pipe, self._encrypt(None, data[start : start + MAX_PLAINTEXT]))
+        if not data and self._pipe.owing:
+            await self._pipe.write(b"")
+
+    @property
+    def writes_now(self) -> bool:
+        """As `Secured.writes_now`."""
+        return self._pipe.writes_now
+
+    def write_now(self, data: bytes | bytearray) -> None:
+        """As `Secured.write_now`."""
+        for start in range(0, len(data), MAX_PLAINTEXT):
+            message = self._encrypt(None, data[start : start + MAX_PLAINTEXT])
+            self._pipe.write_now(len(message).to_bytes(2, "big") + message)
+
+    @property
+    def owing(self) -> bool:
+        """As `Secured.owing`."""
+        return self._pipe.owing
 
     def progress(self) -> Progress:
         """The progress of the connection below."""
@@ -86,6 +104,10 @@ class NoiseConn:
     async def finish(self) -> None:
         """End our side, and leave reading open. The caller sets the deadline."""
         await self._pipe.finish()
+
+    def finish_now(self) -> None:
+        """As `Secured.finish_now`."""
+        self._pipe.finish_now()
 
     async def close(self) -> None:
         """Close the connection below at once."""

@@ -35,12 +35,30 @@ class Secured(Protocol):
         """Send all of ``data``. Raises `ConnectionLost`."""
         ...
 
+    @property
+    def writes_now(self) -> bool:
+        """`write_now` and `finish_now` may be called."""
+        ...
+
+    def write_now(self, data: bytes | bytearray) -> None:
+        """Send ``data`` as far as the kernel takes it now; the rest is ``owing``. Raises `ConnectionLost`."""
+        ...
+
+    @property
+    def owing(self) -> bool:
+        """`write_now` has left something behind, which goes out with the next `write`, of nothing too."""
+        ...
+
     def progress(self) -> Progress:
         """The progress of the connection below."""
         ...
 
     async def finish(self) -> None:
         """End our side, and leave reading open. The caller sets the deadline."""
+        ...
+
+    def finish_now(self) -> None:
+        """As `finish`, where it needs no wait."""
         ...
 
     async def close(self) -> None:

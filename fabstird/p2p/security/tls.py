@@ -62,6 +62,16 @@ class TlsConn:
         for start in range(0, len(data), PART):
             await self._pipe.write(self._engine.encrypted(data[start : start + PART]))
 
+    def write_now(self, data: bytes | bytearray) -> None:
+        """As `Secured.write_now`."""
+        raise NotImplementedError
+
+    def finish_now(self) -> None:
+        """As `Secured.finish_now`."""
+        raise NotImplementedError
+
+    writes_now = owing = False
+
     def progress(self) -> Progress:
         """The progress of the connection below."""
         return self._pipe.progress()

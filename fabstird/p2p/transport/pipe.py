@@ -56,6 +56,20 @@ class Pipe(ABC):
     async def write(self, data: bytes) -> None:
         """Send all of ``data``. Raises `ConnectionLost`."""
 
+    @property
+    def writes_now(self) -> bool:
+        """`write_now` and `finish_now` may be called."""
+        return False
+
+    @property
+    def owing(self) -> bool:
+        """`write_now` has left something behind, which goes out with the next `write`, of nothing too."""
+        return False
+
+    def write_now(self, data: bytes | bytearray) -> None:
+        """Send ``data`` as far as the kernel takes it now; the rest is ``owing``. Raises `ConnectionLost`."""
+        raise NotImplementedError
+
     @abstractmethod
     def unread(self, data: bytes) -> None:
         """Put back what was read too far."""
@@ -63,6 +77,10 @@ class Pipe(ABC):
     @abstractmethod
     async def finish(self) -> None:
         """End our side, and leave reading open. The caller sets the deadline."""
+
+    def finish_now(self) -> None:
+        """As `finish`, where it needs no wait."""
+        raise NotImplementedError
 
     @abstractmethod
     def progress(self) -> Progress:

@@ -29,6 +29,15 @@ class TcpPipe(SocketPipe):
         self._in_a_row = 0  # bytes written since other tasks had a turn
         self._writing = False
         self._finished = False
+        self._owed = b""
+
+    @property
+    def writes_now(self) -> bool:
+        return not (self._writing or self._finished or self._owed)
+
+    @property
+    def owing(self) -> bool:
+        return bool(self._owed)
 
     def trusted(self) -> None:
         self._bulk = BULK
@@ -94,6 +103,21 @@ class TcpPipe(SocketPipe):
             self._writing = False
         self.traffic.sent += len(data)
 
+    def write_now(self, data: bytes | bytearray) -> None:
+        sock = self.stream.socket
+        sent = 0
+        if sock.fileno() < 0:
+            raise ConnectionLost("connection closed")
+        try:
+            if not self._owed:
+                sent = os.write(sock.fileno(), data)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise self.broken(error) from error
+        self.traffic.sent += len(data)
+        self._owed += data[sent:]
+
     async def _send(self, data: bytes) -> None:
         """Write to the socket. The kernel takes most writes at once; then no other task gets a turn, which would cost
         more than the write, until there were many. A write that the kernel took is reported as such, even if cancelled:
@@ -101,6 +125,8 @@ class TcpPipe(SocketPipe):
         sock = self.stream.socket
         if sock.fileno() < 0:
             raise trio.ClosedResourceError
+        if self._owed:
+            data, self._owed = self._owed + data, b""
         try:
             sent = os.write(sock.fileno(), data)
         except BlockingIOError:
@@ -115,8 +141,11 @@ class TcpPipe(SocketPipe):
             await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def finish(self) -> None:
+        self.finish_now()
+
+    def finish_now(self) -> None:
         self._finished = True
-        if self._writing:
+        if self._writing or self._owed:
             return  # the other side does not take a stream's last bytes; the caller goes on to close
         try:
             self.stream.socket.shutdown(socket.SHUT_WR)  # trio's `send_eof` takes a turn of the loop
