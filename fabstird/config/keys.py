@@ -42,7 +42,7 @@ class ConnectionsConfig:
     handshake_timeout: int = _key(10000, checks.duration)
     ping_interval: int = _key(15000, checks.duration)
     ping_timeout: int = _key(10000, checks.duration)
-    idle_refresh: int = _key(45000, checks.delay)
+    idle_refresh: int = _key(90000, checks.delay)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 import trio
 import trio.testing
 
-from fabstird.p2p.host.identify_message import MAX_PARTS, IdentifyError, read
-from fabstird.p2p.wire.errors import EndOfStream
+from fabstird.p2p.host.identify_message import MAX_PARTS, IdentifyError, PeerInfo, decode, read
+from fabstird.p2p.wire.errors import EndOfStream, PeerError
 from fabstird.p2p.wire.frames import FrameTooLarge, frame
 from fabstird.p2p.wire.protobuf import Identify
 
@@ -40,6 +42,33 @@ async def test_all_messages_are_read_and_merged() -> None:
     rest = [Identify(protocols=[f"/y/{number}"]) for number in range(3)]
     info = await read(Said(messages(WHOLE, *rest)))
     assert (info.agent_version, info.protocols) == ("a/1", ("/x/1", "/y/0", "/y/1", "/y/2"))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        messages(WHOLE),
+        messages(WHOLE, *[Identify(protocols=[f"/y/{number}"]) for number in range(2 * MAX_PARTS)]),
+        messages(WHOLE, Identify(agent_version="x" * 60000), Identify(agent_version="x" * 60000)),
+        messages(WHOLE)[:-1],
+        messages(WHOLE) + b"\x80",
+        b"\xff" * 20,
+        b"\x03\xff\xff\xff",
+        b"",
+    ],
+    ids=["whole", "many", "large", "cut", "cut length", "no length", "no message", "nothing"],
+)
+async def test_what_has_arrived_whole_is_judged_as_what_is_read(data: bytes) -> None:
+    async def outcome(call: Callable[[], Awaitable[PeerInfo]]) -> PeerInfo | type[PeerError]:
+        try:
+            return await call()
+        except PeerError as error:
+            return type(error)
+
+    async def decoded() -> PeerInfo:
+        return decode(data)
+
+    assert await outcome(decoded) == await outcome(lambda: read(Said(data)))
 
 
 async def test_a_partial_push_leaves_the_rest_as_it_was() -> None:

@@ -60,6 +60,7 @@ class Identify:
         self._addresses = addresses
         self._learned = learned
         self._known: dict[str, PeerInfo] = {}  # by peer id; connected peers only
+        self._answers: dict[str, int] = {}  # by peer id: the hash of its last answer, where `_known` is from that
         self._pushing = False  # a push is about to be sent
         self._pushes: dict[str, tuple[float, float]] = {}  # by peer id: how many a peer may send now, and since when
         self._changed = -math.inf  # when peers were last told of a change
@@ -83,6 +84,7 @@ class Identify:
         """The peer is no longer connected."""
         self._known.pop(peer_id, None)
         self._pushes.pop(peer_id, None)
+        self._answers.pop(peer_id, None)
 
     async def ask(self, link: Link, *, again: bool = False) -> None:
         """Ask a peer who it is; one that does not answer stays connected.
@@ -93,16 +95,32 @@ class Identify:
         """
         try:
             with trio.fail_after(DEADLINE):
-                async with self._streams.open(link, ID, in_turns=again) as stream:
-                    info = await identify_message.read(stream)
+                async with self._streams.open(link, ID, in_turns=again, bounded=True) as stream:
+                    info = await self._read_answer(stream)
         except (StreamError, trio.TooSlowError) as error:
             log.debug("identify failed", peer=link.peer_id, error=str(error) or "timed out")
             return
         self.received += 1
-        self._learn(link, info)
+        if info is not None:
+            self._learn(link, info)
         # it may have asked before the change, when it was not known here yet
         if not again and self._changed >= link.opened:
             await self._push(link)
+
+    async def _read_answer(self, stream: Stream) -> PeerInfo | None:
+        """What a peer says; None where that is byte for byte what it said last time, which is not decoded again."""
+        peer_id = stream.peer_id
+        if not stream.ended_there:
+            self._answers.pop(peer_id, None)
+            return await identify_message.read(stream)
+        answer = await stream.read()  # all of it has arrived
+        said = hash(answer)
+        if self._answers.get(peer_id) == said:
+            return None
+        info = identify_message.decode(answer)
+        if not stream.link.is_closed:
+            self._answers[peer_id] = said
+        return info
 
     async def _accept_push(self, stream: Stream) -> None:
         """Handle a push: something about a connected peer has changed. A peer that pushes all the time is ignored,
@@ -113,6 +131,7 @@ class Identify:
         with trio.fail_after(DEADLINE):
             info = await identify_message.read(stream, self._known.get(stream.link.peer_id))
             self.pushed += 1
+            self._answers.pop(stream.peer_id, None)
             self._learn(stream.link, info)
             await stream.close_write()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 
 import trio
 from google.protobuf.message import DecodeError
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 from fabstird.p2p.security.keys import NodeKey
 from fabstird.p2p.wire.addresses import AddressError, unpack_text
 from fabstird.p2p.wire.errors import PeerError
-from fabstird.p2p.wire.frames import Source, read_framed
+from fabstird.p2p.wire.frames import Source, framed, read_framed
 from fabstird.p2p.wire.protobuf import Identify
 
 PROTOCOL_VERSION = "ipfs/0.1.0"
@@ -80,6 +81,18 @@ async def read(source: Source, known: PeerInfo | None = None) -> PeerInfo:
             if part is None:
                 break
             parts.append(part)
+    return _merged(parts, known)
+
+
+def decode(answer: bytes) -> PeerInfo:
+    """As `read`, from all that a peer has sent."""
+    parts = list(islice(framed(answer, MAX_MESSAGE), MAX_PARTS))
+    if not parts:
+        raise IdentifyError("the peer ended the stream without a message")
+    return _merged(parts, None)
+
+
+def _merged(parts: Iterable[bytes], known: PeerInfo | None) -> PeerInfo:
     message = Identify()
     try:
         for part in parts:

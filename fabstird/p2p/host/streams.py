@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import trio
 
@@ -85,19 +85,19 @@ class Streams:
 
     @asynccontextmanager
     async def open(
-        self, link: Link, protocol: str, *, in_turns: bool = False, first: bytes = b""
+        self, link: Link, protocol: str, *, in_turns: bool = False, first: bytes = b"", bounded: bool = False
     ) -> AsyncIterator[Stream]:
         """A stream on a link, negotiated for ``protocol``. Our side is closed on leaving; on any error the stream is
         reset.
 
         Raises `StreamError`, also for what the peer does inside the block. For ``in_turns`` and ``first`` see
-        `multistream.ask`.
+        `multistream.ask`. ``bounded``: the caller sets the deadline of the negotiation, too.
         """
         stream = None
         try:
             stream = link.open_stream()
             try:
-                with trio.fail_after(NEGOTIATION):
+                with nullcontext() if bounded else trio.fail_after(NEGOTIATION):
                     rest = await multistream.ask(stream.read, stream.write, protocol, in_turns=in_turns, first=first)
             except trio.TooSlowError as error:
                 raise NegotiationError("timed out") from error

@@ -61,6 +61,7 @@ class Link:
         "security",
         "streams",
         "transport",
+        "used",
     )
 
     def __init__(self, pipe: Pipe, secured: Secured, muxer: Muxing, owner: Owner, address: Address) -> None:
@@ -79,9 +80,10 @@ class Link:
         self.security = secured.protocol
         self.muxer = muxer.name
         self.opened_at = int(time.time() * 1000)
-        self.opened = trio.current_time()
+        self.opened = self.used = trio.current_time()
         self.handshake = 0.0  # seconds from the first byte until the connection was up
         self.reason: str | None = None
+        self.has_left = False  # `leave` has said goodbye
         self.ending = trio.Event()
         self.gone = trio.Event()
 

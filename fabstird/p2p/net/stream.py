@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from fabstird.p2p.muxer.muxed import Muxed
 from fabstird.p2p.wire.errors import EndOfStream
 
@@ -31,6 +33,11 @@ class Stream:
     def done(self) -> bool:
         """Both sides have ended, or it was reset."""
         return self._muxed.done
+
+    @property
+    def ended_there(self) -> bool:
+        """The peer has closed its side. What it sent before may be unread."""
+        return self._muxed.ended_there
 
     @property
     def ended_here(self) -> bool:
@@ -114,3 +121,4 @@ class Stream:
     def release(self) -> None:
         """The caller is done with it: the link no longer counts it."""
         self.link.streams.discard(self)
+        self.link.used = trio.current_time()

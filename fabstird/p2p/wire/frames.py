@@ -6,6 +6,7 @@ varint of multiformats, as in most libp2p protocols. ``none``: everything until 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -86,6 +87,26 @@ async def read_framed(source: Source, limit: int) -> bytes | None:
     if size > limit:
         raise FrameTooLarge(size, limit)
     return await exactly(source, size)
+
+
+def framed(data: bytes, limit: int) -> Iterator[bytes]:
+    """The ``uvarint`` messages in ``data``, of at most ``limit`` bytes together. Raises as `read_framed`."""
+    at = 0
+    while at < len(data):
+        try:
+            length = varint.decode(data, at)
+        except ValueError as error:
+            raise FrameError("the length prefix is no varint") from error
+        if length is None:
+            raise FrameError("the peer ended the stream within a length prefix")
+        size, start = length
+        if size > limit:
+            raise FrameTooLarge(size, limit)
+        limit -= size
+        at = start + size
+        if at > len(data):
+            raise FrameError(f"the peer ended the stream after {len(data) - start} of {size} bytes")
+        yield data[start:at]
 
 
 async def _read_varint(source: Source, first: bytes = b"") -> int:
