@@ -12,8 +12,9 @@ from fabstird.p2p.host.host import Host, Link, ProtocolUnsupported
 from fabstird.p2p.host.host import StreamError as OpenError
 from fabstird.p2p.wire.addresses import parse
 from fabstird.p2p.wire.errors import EndOfStream, StreamClosed, StreamReset
+from tests.harness import until
 from tests.support.minipeer import mini_peer
-from tests.traps.ours import PROTOCOL, Peer, our_host
+from tests.traps.ours import PROTOCOL, Peer, Record, our_host
 
 
 @asynccontextmanager
@@ -95,6 +96,36 @@ async def test_the_table_of_handlers_is_what_a_peer_can_ask_for() -> None:
                 pass
         assert not [stream for stream in link.streams if stream.protocol == PROTOCOL]
         assert await host.ping(peer.host.peer_id) > 0
+
+
+async def test_a_peer_that_is_asked_again_is_known_as_it_is_now() -> None:
+    async with pair() as (host, peer, link):
+        for name in ("/one/1", "/two/1", "/two/1"):
+            peer.host.streams.handle(name, peer.serve)
+            await host.identify_again(link)
+            await host.identify_again(link)
+            info = host.info(peer.host.peer_id)
+            assert info is not None
+            assert name in info.protocols
+        peer.host.streams.unhandle("/one/1")
+        await host.identify_again(link)
+        info = host.info(peer.host.peer_id)
+        assert info is not None
+        assert "/one/1" not in info.protocols
+
+
+async def test_a_host_that_closes_says_goodbye_on_each_connection() -> None:
+    heard, own = Record(), Record()
+    async with our_host(record=heard) as other:
+        async with our_host(record=own) as host:
+            for _ in range(3):
+                await host.dial(other.listen_addresses()[0], timeout=60)
+            await until(lambda: len(other.links()) == 3)
+            host.part_as("stopped")
+        await until(lambda: len(heard.went) == 3)
+    assert {link.reason for link in own.went} == {"stopped"}
+    assert {link.reason for link in heard.went} == {"closed_by_peer"}
+    assert all(link.has_left for link in own.came)
 
 
 async def test_who_dials_is_answered_whatever_a_peer_has_named_as_its_own_address() -> None:

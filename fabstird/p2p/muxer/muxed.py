@@ -268,6 +268,9 @@ class Muxing(Protocol):
     async def say_goodbye(self) -> None:
         """Tell the peer that we close. The caller sets the deadline."""
 
+    def leave(self) -> bool:
+        """As `say_goodbye`, and end our side of the connection, without waiting. False where this would need a wait."""
+
     def open_stream(self) -> Muxed:
         """A new stream, which its first bytes announce to the peer. Raises `ConnectionLost`."""
 
@@ -311,6 +314,9 @@ class CapableConn(Pipe):
 
     @abstractmethod
     async def say_goodbye(self) -> None: ...
+
+    @abstractmethod
+    def leave(self) -> bool: ...
 
     @abstractmethod
     def open_stream(self) -> Muxed: ...

@@ -151,6 +151,15 @@ class Muxer:
         except ConnectionLost as error:
             log.debug("no goodbye", error=str(error))
 
+    def leave(self) -> bool:
+        """As `say_goodbye`, and end our side of the connection, without waiting. False where this would need a wait."""
+        if self._closed or self._tasks is None or not self._writer.is_free:
+            return False
+        self._writer.queue(GO_AWAY, 0, 0, NORMAL, now=True)
+        self._writer.tasks = None
+        self._conn.finish_now()
+        return True
+
     def open_stream(self) -> Stream:
         """A new stream, which its first frame announces to the peer. Raises `ConnectionLost`."""
         if self._closed or self._parting:

@@ -77,21 +77,24 @@ class Inbound:
     # TCP and relays
 
     async def serve(self, listener: Listener, stream: trio.SocketStream) -> None:
-        """Own a TCP connection that ``listener`` has accepted."""
+        """Own a TCP connection that ``listener`` has accepted, and close it at last."""
+        try:
+            await self._serve(listener, stream)
+        finally:
+            stream.socket.close()
+
+    async def _serve(self, listener: Listener, stream: trio.SocketStream) -> None:
         try:
             remote, local = listener.remote_of(stream), stream.socket.getsockname()[0]
         except OSError:
-            await trio.aclose_forcefully(stream)  # it has gone since it was accepted
-            return
+            return  # it has gone since it was accepted
         caller = Caller(stream, remote)
         if self._doors.trusted and is_trusted(remote.host, self._doors.trusted):
             behind = await self._introduced(caller)
             if behind is None:
-                await trio.aclose_forcefully(stream)
                 return
             caller, remote = behind, behind.remote
         if not self._comes_in_time(remote, local):
-            await trio.aclose_forcefully(stream)
             return
 
         async def begin(nursery: trio.Nursery) -> Pipe:

@@ -50,6 +50,7 @@ class Link:
         "ending",
         "gone",
         "handshake",
+        "has_left",
         "key_type",
         "muxer",
         "opened",
@@ -100,7 +101,7 @@ class Link:
     @property
     def is_closed(self) -> bool:
         """It has ended or is ending."""
-        return self.ending.is_set()
+        return self.has_left or self.ending.is_set()
 
     @property
     def latency(self) -> float | None:
@@ -137,6 +138,16 @@ class Link:
             self.reason = reason
         self.ending.set()
 
+    def leave(self, reason: str) -> bool:
+        """As `end` and `part` at once, as far as nothing has to wait: the link ends when the peer ends its side, or by
+        `end`. False where that is not possible, and nothing was done."""
+        if self.is_closed or self.pipe.ended is not None or not self._muxer.leave():
+            return False
+        self.has_left = True
+        if self.reason is None:
+            self.reason = reason
+        return True
+
     def open_stream(self) -> Stream:
         """A stream without a protocol yet; whoever opens it must release it. Raises `ConnectionLost`."""
         return self._use(self._muxer.open_stream())
@@ -169,6 +180,8 @@ class Link:
 
     async def last_words(self) -> None:
         """The peer has gone: return when handlers have read what it sent before, or after a bounded time."""
+        if not any(stream.handled for stream in self.streams):
+            return
         self._handler_ended = trio.lowlevel.ParkingLot()
         with trio.move_on_after(LAST_WORDS):
             while self.reason in _BY_PEER and any(stream.handled and stream.buffered for stream in self.streams):

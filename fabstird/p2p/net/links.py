@@ -18,6 +18,8 @@ from fabstird.p2p.transport.pipe import Pipe, Traffic
 from fabstird.p2p.wire.addresses import Address
 from fabstird.turn import Turn
 
+AT_ONCE = 64  # goodbyes in a turn of the loop when the swarm closes
+
 
 class Links:
     """The connections of the node whose peer id is ``peer_id``. `Inbound` and `Outbound` bring them up, each in a task
@@ -101,8 +103,9 @@ class Links:
             task_status.started(link)
             nursery.start_soon(link.run, nursery)
             await link.ending.wait()
-            with trio.move_on_after(link.goodbye, shield=True):
-                await link.part()
+            if not link.has_left:
+                with trio.move_on_after(link.goodbye, shield=True):
+                    await link.part()
         except trio.Cancelled:
             link.end(self.parting)  # only the end of the swarm cancels an owner
             raise
@@ -122,7 +125,23 @@ class Links:
         relay."""
         for relayed in (True, False):
             links = [link for link in self.up() if link.relayed is relayed]
-            for link in links:
+            left = []
+            for number, link in enumerate(links, 1):
+                if self._leave(link):
+                    left.append(link)
+                else:
+                    link.end(self.parting)
+                if number % AT_ONCE == 0:
+                    await trio.lowlevel.checkpoint()
+            with trio.move_on_after(max((link.goodbye for link in left), default=0.0)):
+                for link in left:
+                    await link.gone.wait()
+            for link in left:
                 link.end(self.parting)
             for link in links:
                 await link.gone.wait()
+
+    def _leave(self, link: Link) -> bool:
+        with self.fence.around("connection"):
+            return link.leave(self.parting)
+        return False

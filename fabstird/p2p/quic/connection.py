@@ -159,6 +159,10 @@ class Connection(Carrying):
         finally:
             self._close()
 
+    def leave(self) -> bool:
+        """It always waits until the peer has what was written."""
+        return False
+
     async def finish(self) -> None:
         """There is nothing to say after `say_goodbye`."""
 
