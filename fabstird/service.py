@@ -138,7 +138,7 @@ def describe(node: Node) -> str:
         return f"the node is {node.state}"
     dialling, waiting = node.view.dials()
     return (
-        f"{_count(len(node.view.peer_ids()), 'peer')}, {_count(node.view.connection_count(), 'connection')}; "
+        f"{_count(node.view.peer_count(), 'peer')}, {_count(node.view.connection_count(), 'connection')}; "
         f"{_count(dialling, 'dial')} under way, {waiting} waiting"
     )
 

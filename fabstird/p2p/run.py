@@ -268,6 +268,9 @@ class Run(View):
     def peer_ids(self) -> list[str]:
         return self.connections.peer_ids()
 
+    def peer_count(self) -> int:
+        return self.connections.peer_count()
+
     def connection_count(self) -> int:
         return self.connections.count()
 

@@ -24,6 +24,8 @@ class View(Protocol):
 
     def peer_ids(self) -> list[str]: ...
 
+    def peer_count(self) -> int: ...
+
     def connection_count(self) -> int: ...
 
     def dials(self) -> tuple[int, int]:
@@ -64,6 +66,9 @@ class NoRun(View):
 
     def peer_ids(self) -> list[str]:
         return []
+
+    def peer_count(self) -> int:
+        return 0
 
     def connection_count(self) -> int:
         return 0

@@ -78,7 +78,7 @@ class Services:
             connected=node.state == "started",
             peer_id=node.identity.peer_id,
             connections=node.view.connection_count(),
-            peers=len(node.view.peer_ids()),
+            peers=node.view.peer_count(),
             bootstrap_nodes=list(node.settings.bootstrap_nodes),
             listen_addresses=node.view.listen_addresses(),
             version=__version__,
@@ -150,7 +150,7 @@ class Services:
         return Gauges(
             version=__version__,
             connections=node.view.connection_count(),
-            peers=len(node.view.peer_ids()),
+            peers=node.view.peer_count(),
             started=node.state == "started",
             events_head=events.head,
             totals=node.totals(),

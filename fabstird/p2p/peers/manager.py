@@ -277,6 +277,9 @@ class Connections:
     def peer_ids(self) -> list[str]:
         return list(self._peers)
 
+    def peer_count(self) -> int:
+        return len(self._peers)
+
     def count(self) -> int:
         """The number of connections that are up."""
         return self._total

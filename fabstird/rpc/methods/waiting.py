@@ -30,7 +30,7 @@ async def wait(call: Call, params: WaitParams) -> WaitResult:
             peer_id = (await node.shared()).commands.peer_id(params.peer_id)
             params = msgspec.structs.replace(params, peer_id=peer_id)
         return await services.waits.until(params, call.place, partial(_now, call), partial(_change, call))
-    state = f"the node is {node.state}, with {len(node.view.peer_ids())} connected peers"
+    state = f"the node is {node.state}, with {node.view.peer_count()} connected peers"
     raise DeadlineExceeded(f"the conditions did not hold within {timeout} ms: {state}", timeout=timeout)
 
 
