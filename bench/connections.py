@@ -25,6 +25,7 @@ from bench.servers import SETTLED, Server, fabstird, js, settle
 
 SAMPLING = 0.05  # seconds between two looks at the event loop
 WIDTH = 8  # dials under way at a time
+BESIDE = 5.0  # seconds in which the peers at rest are measured by themselves, before newcomers are
 DESCRIPTORS = 8192
 MB = 1024 * 1024
 
@@ -59,6 +60,7 @@ class Samples:
     version: str = ""
     cpu_few: list[float] = field(default_factory=list)  # s a connection
     cpu_many: list[float] = field(default_factory=list)
+    resting: list[float] = field(default_factory=list)  # of `cpu_many`, what the other peers cost meanwhile
     memory: list[float] = field(default_factory=list)  # bytes a peer, as it stands
     collected: list[float] = field(default_factory=list)  # the same, once garbage has been collected
     delays: list[float] = field(default_factory=list)  # s
@@ -95,9 +97,11 @@ def measure(server: Server, plan: Plan, samples: Samples) -> None:
         samples.collected.append((server.resident() - bare) / plan.many)
         dialer.drop(plan.many - plan.few)
         dialer.open(plan.warm_up, width=WIDTH, keep=False)
-        samples.cpu_few += batches(server, dialer, plan)
+        samples.cpu_few += (cpu for cpu, _ in batches(server, dialer, plan))
         dialer.open(plan.many - plan.few, width=WIDTH, timeout=plan.patience)
-        samples.cpu_many += batches(server, dialer, plan)
+        for cpu, resting in batches(server, dialer, plan):
+            samples.cpu_many.append(cpu)
+            samples.resting.append(resting)
         rest(server, plan, samples)
         if dialer.standing().peers != plan.many or server.peers() != plan.many:
             raise RuntimeError(f"{server.name} has lost peers at rest: {dialer.standing()}")
@@ -107,16 +111,21 @@ def measure(server: Server, plan: Plan, samples: Samples) -> None:
             raise RuntimeError(f"{server.name} has stopped and holds connections: {dialer.standing()}")
 
 
-def batches(server: Server, dialer: Dialer, plan: Plan) -> Iterable[float]:
-    """CPU seconds a connection of newcomers that are dropped again; the drop is not counted."""
+def batches(server: Server, dialer: Dialer, plan: Plan) -> Iterable[tuple[float, float]]:
+    """CPU seconds a connection of newcomers that are dropped again; the drop is not counted. And how much of it the
+    peers that are there anyway have cost meanwhile, as they had just before."""
     standing = dialer.standing().peers
     for _ in range(plan.batches):
         dialer.prepare(plan.batch)
         settle(server, standing)
-        before = server.cpu()
+        before, begun = server.cpu(), time.monotonic()
+        time.sleep(BESIDE)
+        share = (server.cpu() - before) / (time.monotonic() - begun)
+        before, begun = server.cpu(), time.monotonic()
         dialer.open(plan.batch, width=WIDTH)
         time.sleep(SETTLED)
-        yield (server.cpu() - before) / plan.batch
+        spent, took = server.cpu() - before, time.monotonic() - begun
+        yield spent / plan.batch, share * took / plan.batch
         dialer.drop(plan.batch)
 
 
@@ -214,9 +223,11 @@ def alone(ours: Samples, plan: Plan) -> list[Row]:
         return Row(figure, than, f"{value * scale:.3g} {unit}", None, "" if most is None else f"≤ {most:g} {unit}", met)
 
     before = f"{median(ours.cpu_few) * 1e3:.3g} ms with {few}"
+    own = median(cpu - resting for cpu, resting in zip(ours.cpu_many, ours.resting, strict=True))
     return [
-        row(f"CPU of an inbound connection, {many} peers", median(ours.cpu_many), "ms", 1e3, than=before),
-        row(f"the same, {many} peers over {few}", ours.growth, "x", 1, 1.2),
+        row(f"CPU of an inbound connection, {many} peers", own, "ms", 1e3, than=before),
+        row(f"the same, {many} peers over {few}", own / median(ours.cpu_few), "x", 1, 1.2),
+        row("with what the other peers cost meanwhile", median(ours.cpu_many), "ms", 1e3),
         row(f"resident memory a peer, {many} peers", median(ours.memory), "kB", 1e-3, 34),
         row(f"event loop delay, p99, {many} peers at rest", ours.late, "ms", 1e3, 20),
         row("longest delay", max(ours.delays), "ms", 1e3),
