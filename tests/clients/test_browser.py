@@ -77,7 +77,7 @@ class PackageSite(Site):
         super().__init__()
         self.dist = dist
 
-    async def serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, stream: trio.SocketStream) -> None:
         async with stream:
             received = b""
             while b"\r\n\r\n" not in received:

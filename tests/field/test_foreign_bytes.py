@@ -7,6 +7,7 @@ tests/conformance/test_fuzz.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
@@ -362,10 +363,11 @@ def test_websocket_frames(daemon: Process, frames: bytes) -> None:
                 received = b""
                 while b"\r\n\r\n" not in received:
                     received += await stream.receive_some()
-                await stream.send_all(frames + _frame(b"\x03\xe8", kind=8))
-                await stream.send_eof()
-                async for _ in stream:
-                    pass
+                with contextlib.suppress(trio.BrokenResourceError):  # closed with something of ours unread
+                    await stream.send_all(frames + _frame(b"\x03\xe8", kind=8))
+                    await stream.send_eof()
+                    async for _ in stream:
+                        pass
         assert received.startswith(b"HTTP/1.1 101 ")
 
     trio.run(send)

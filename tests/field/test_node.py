@@ -154,9 +154,8 @@ async def test_dead_bootstrap_nodes_are_warned_of_once_a_minute() -> None:
 async def test_a_daemon_that_starts_does_not_look_stopped() -> None:
     """From its first answer on, libp2p not yet imported."""
     with process(ALONE) as running:
-        await until(lambda: (running.data_dir / "api.sock").exists(), within=ANSWER)
         states = []
-        async with await trio.open_unix_socket(str(running.data_dir / "api.sock")) as stream:
+        async with await reached(str(running.data_dir / "api.sock")) as stream:
             with trio.fail_after(ANSWER):
                 while "started" not in states:
                     await stream.send_all(b'{"jsonrpc":"2.0","id":1,"method":"status"}\n')
@@ -167,6 +166,16 @@ async def test_a_daemon_that_starts_does_not_look_stopped() -> None:
                     await trio.sleep(0.01)
         assert set(states) <= {"starting", "started"}
         await running.stop()
+
+
+async def reached(path: str) -> trio.SocketStream:
+    """A connection to the socket there, as soon as it listens."""
+    with trio.fail_after(ANSWER):
+        while True:
+            try:
+                return await trio.open_unix_socket(path)
+            except (FileNotFoundError, ConnectionRefusedError):  # it is bound before it listens
+                await trio.sleep(0.005)
 
 
 async def test_two_dumps_within_a_second_both_stay() -> None:

@@ -153,7 +153,7 @@ def test_end_of_input_ends_the_peer_and_stdout_is_the_protocol_only() -> None:
     node, script = jspeer.ensure_installed()
     # the options may be the first line, too
     done = subprocess.run(
-        [node, script], input='{"listen": []}\nnot json\n', capture_output=True, text=True, timeout=30, check=False
+        [node, script], input='{"listen": []}\nnot json\n', capture_output=True, text=True, timeout=120, check=False
     )
     assert done.returncode == 0, done.stderr
     ready, error = map(json.loads, done.stdout.splitlines())

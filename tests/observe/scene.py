@@ -21,7 +21,7 @@ from tests.support.ports import free_port, refusing_port
 DOCS = Path(__file__).parents[2] / "docs"
 BOARD = DOCS / "grafana" / "fabstird.json"
 ALERTS = DOCS / "grafana" / "alerts.yml"
-READY = 60.0  # seconds for Prometheus to answer
+READY = 120.0  # seconds for Prometheus to answer, on a busy machine
 STRANGER = "12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN"
 
 

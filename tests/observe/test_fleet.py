@@ -49,10 +49,12 @@ async def test_a_fleet_is_found_and_scraped_with_one_read_token(prometheus_there
             ports.append(other.port)
         tell(ports)
         await scraped(FLEET)
-        assert sorted(await server.values('up{job="fabstird"}')) == [1.0] * FLEET
+        await asked_until(  # a scrape may have come too late
+            lambda: server.values('up{job="fabstird"}'), lambda found: found == [1.0] * FLEET, within=FOUND, every=0.2
+        )
         series = await server.get("series", **{"match[]": "fabstird_peers"})
         assert {one["instance"] for one in series} == {f"127.0.0.1:{port}" for port in ports}
         panel = next(text for name, text in expressions().items() if "fabstird_peers" in text)
-        assert await server.values(panel), "the board has all of them, by instance"
+        await asked_until(lambda: server.values(panel), bool, within=FOUND, every=0.2)  # the board, by instance
         tell(ports[:1])
         await scraped(1)

@@ -7,7 +7,7 @@ import { createServer } from "node:http";
 import { once } from "node:events";
 import { after, before, describe, test } from "node:test";
 import { BadAnswer, Client, connect, ConnectionLost, DaemonUnreachable, hasCode, InvalidConfig, isFabstirError, RpcError } from "fabstir-client";
-import { Daemon, daemon, impostor, rejection, silentHost, sleep, started } from "./support.mjs";
+import { Daemon, daemon, impostor, rejection, silentHost, started, until } from "./support.mjs";
 
 for (const transport of ["ipc", "http"]) {
   describe(`calls over ${transport}`, () => {
@@ -95,9 +95,9 @@ test("a lost connection: calls in flight say whether to try again, later ones co
   const { head } = await client.status();
   const reading = rejection(client.call("events", { after: head, timeout: 50_000 }));
   const silent = await silentHost(t); // takes connections, and says nothing
-  const address = `/ip4/127.0.0.1/tcp/${silent}/p2p/12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu`;
+  const address = `/ip4/127.0.0.1/tcp/${silent.port}/p2p/12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu`;
   const changing = rejection(client.connect(address, 50_000));
-  await sleep(200);
+  await until(() => silent.came.size > 0); // both calls are under way
   await running.kill();
   const [read, changed] = [await reading, await changing];
   assert.ok(read instanceof ConnectionLost, read);

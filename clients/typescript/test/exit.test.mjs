@@ -57,8 +57,9 @@ describe("a program", () => {
       client.events({ after: 1e9 }); // refused, and never iterated
       const p2p = new P2PClient({ bootstrapNodes: ["/ip4/127.0.0.1/tcp/1/p2p/12D3KooW..."], retryDelay: 10 });
       p2p.on("connection:retry", () => { throw new Error("a handler of ours"); });
+      const failed = new Promise((resolve) => p2p.on("connection:failed", resolve));
       await p2p.start(); // its error event has no listener
-      await new Promise((resolve) => p2p.on("connection:failed", resolve));
+      await failed;
       await p2p.stop();
     `);
     assert.equal(code, 0, err);

@@ -86,7 +86,7 @@ describe("over one daemon", () => {
     });
 
     test("a stop cuts off what is being dialled", async (t) => {
-      const port = await silentHost(t);
+      const { port } = await silentHost(t);
       const address = `/ip4/127.0.0.1/tcp/${port}/p2p/12D3KooWHHzSeKaY8xuZVzkLbKFfvNgPPeKhFBGrMbNzbm5akpqu`;
       const client = p2p({ bootstrapNodes: [address], dialTimeout: 60_000 });
       const cancelled = [];

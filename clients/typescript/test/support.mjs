@@ -1,7 +1,7 @@
 // Real daemons for the tests, and small servers that are none.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { existsSync, mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, openSync, readFileSync, rmSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -46,9 +46,12 @@ export class Daemon {
     this.exited = once(this.process, "exit");
     await until(() => {
       if (this.process.exitCode !== null) throw new Error(`the daemon ended: ${this.log}`);
-      const file = join(this.dataDir, "api.json");
-      if (!existsSync(file)) return false;
-      this.api = JSON.parse(readFileSync(file, "utf8"));
+      try {
+        this.api = JSON.parse(readFileSync(join(this.dataDir, "api.json"), "utf8"));
+      } catch (error) {
+        if (error.code === "ENOENT") return false; // not yet, or that of a daemon that was killed has just gone
+        throw error;
+      }
       return this.api.pid === this.process.pid;
     });
     return this;
@@ -111,16 +114,16 @@ export async function impostor(t, act) {
   return `ipc:${path}`;
 }
 
-/** The port of a host that takes connections and never says a word: a dial of it stays in flight. */
+/** A host that takes connections and never says a word: a dial of its port stays in flight; `came` are those in it. */
 export async function silentHost(t) {
-  const open = new Set();
-  const server = createServer((socket) => open.add(socket.on("error", () => {}))).listen(0, "127.0.0.1");
+  const came = new Set();
+  const server = createServer((socket) => came.add(socket.on("error", () => {}))).listen(0, "127.0.0.1");
   await once(server, "listening");
   t.after(() => {
-    for (const socket of open) socket.destroy();
+    for (const socket of came) socket.destroy();
     server.close();
   });
-  return server.address().port;
+  return { port: server.address().port, came };
 }
 
 /** What the promise is rejected with. */
