@@ -62,3 +62,27 @@ async def test_holes_are_punched_at_the_same_moment_however_soon_a_port_has_refu
     assert node.dialled == [ADDRESS]
     [at] = node.began
     assert at - began == pytest.approx(REVERSAL)
+
+
+async def test_two_direct_connections_are_one_change_of_path() -> None:
+    """Both sides have dialled, as over QUIC with rust-libp2p, and both dials came through."""
+    links: list[Any] = []
+
+    def link(direction: str, *, relayed: bool) -> Any:
+        made = SimpleNamespace(peer_id=PEER, address=ADDRESS, direction=direction, relayed=relayed)
+        made.punched, made.opened = direction == "outbound" and not relayed, trio.current_time()
+        links.append(made)
+        return made
+
+    def first_direct(_: str) -> Any:
+        return next((one for one in links if not one.relayed), None)
+
+    host: Any = SimpleNamespace(observe=lambda _: None, links=lambda _: links, direct_link=first_direct)
+    events, history = EventLog(8), History()
+    direct = Direct(host, cast(Any, None), events, Counters(), history, None)
+    direct.connected(link("outbound", relayed=True))
+    direct.connected(link("outbound", relayed=False))
+    direct.connected(link("inbound", relayed=False))
+    noted = [entry.detail for entry in history.of(PEER) if entry.what == "direct"]
+    assert [words.partition(",")[0] for words in noted] == ["by hole punching"]
+    assert len(events.read(0)) == 1

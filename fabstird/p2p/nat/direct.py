@@ -86,9 +86,10 @@ class Direct:
     # What the host tells
 
     def connected(self, link: Link) -> None:
-        """A direct connection to a peer that was reached through a relay: whoever of the two has dialled it."""
+        """A direct connection to a peer that was reached through a relay: whoever of the two has dialled it. Where both
+        have, the first counts."""
         relayed = [] if link.relayed else [one for one in self._host.links(link.peer_id) if one.relayed]
-        if not relayed:
+        if not relayed or self._host.direct_link(link.peer_id) is not link:
             return
         took = int((trio.current_time() - relayed[0].opened) * 1000)
         self._counters.paths["direct"] += 1
