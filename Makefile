@@ -167,6 +167,7 @@ interop: check-test-machine $(VENV)/.installed-test ## test against other libp2p
 
 .PHONY: interop-versions
 # The same peers on other versions of their libraries, which are installed or built first: FABSTIR_REQUIRE=js,go,rust.
+# With ARGS, rows that are left out stay in the document as they were.
 interop-versions: check-test-machine $(VENV)/.installed-test ## write docs/interop-versions.md; ARGS="-k js-1.9"
 	FABSTIR_REQUIRE=js,go,rust FABSTIR_INTEROP_VERSIONS=docs/interop-versions.md $(VENV)/bin/pytest \
 		-n 3 tests/interop/test_versions.py --deselect tests/interop/test_versions.py::test_the_document_is_the_generators $(ARGS)

@@ -66,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class VersionsRun:
-    """Writes what each row of `test_versions.py` has shown, also where several processes have shown it."""
+    """Writes what each row of `test_versions.py` has shown, also where several processes have shown it. Rows that are
+    left out stay as the file has them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -81,7 +82,10 @@ class VersionsRun:
 
     def pytest_sessionfinish(self) -> None:
         minutes = math.ceil((time.monotonic() - self._began) / 60)
-        self._path.write_text(versions.render(versions.Run(self._works, minutes, os.cpu_count() or 1)))
+        run = versions.Run(self._works, minutes, os.cpu_count() or 1)
+        if self._path.exists():
+            run = versions.merged(run, versions.parse(self._path.read_text()))
+        self._path.write_text(versions.render(run))
 
 
 def feature_cells(item: pytest.Item) -> list[FeatureCell]:

@@ -144,7 +144,7 @@ async def test_left_alone_it_closes_the_connection() -> None:
     async with fabstird(settings={"connections.idle_refresh": 0}) as daemon, fabstir_node(idle_timeout=500) as node:
         await join(daemon, node, "daemon")
         gone = await daemon.wait_event("peer:disconnect", peerId=node.peer_id, timeout=60)
-        assert gone["reason"] == "closed_by_peer"
+        assert gone["reason"] in ("closed_by_peer", "reset")  # with RST where it has not read all yet
 
 
 async def test_it_stays_connected_past_the_real_idle_limit() -> None:

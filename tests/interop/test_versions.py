@@ -8,28 +8,45 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.harness import Daemon, asked_until, fabstird
-from tests.interop import gopeer
+from tests.interop import gopeer, rustpeer
 from tests.interop.conftest import VERSIONS_REPORT
 from tests.interop.peerdriver import Peer, transport_of
 from tests.interop.peers import START
 from tests.interop.test_matrix import known_to_both, quiet
 from tests.interop.test_tls import echoes
-from tests.interop.versions import HERE, KNOWN, PINNED, ROWS, VERSIONS, Row, Way, name_of, parse, render
+from tests.interop.versions import (
+    HERE,
+    KNOWN,
+    PINNED,
+    ROWS,
+    VERSIONS,
+    Row,
+    Run,
+    Version,
+    Way,
+    merged,
+    name_of,
+    parse,
+    render,
+)
 from tests.support.authority import Authority
 
 pytestmark = pytest.mark.interop
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "interop-versions.md"
 REPORT = os.environ.get(VERSIONS_REPORT)
+TLS_WS = "tls/ws"
 LISTEN = {
     "tcp": "/ip4/127.0.0.1/tcp/0",
     "ws": "/ip4/127.0.0.1/tcp/0/ws",
-    "wss": "/ip4/127.0.0.1/tcp/0/tls/ws",
+    "wss": f"/ip4/127.0.0.1/tcp/0/{TLS_WS}",
     "quic-v1": "/ip4/127.0.0.1/udp/0/quic-v1",
 }
 SECURITY = {"noise": "/noise", "tls": "/tls/1.0.0"}
@@ -62,17 +79,16 @@ async def test_row(row: Row, authority: Authority, request: pytest.FixtureReques
     files = authority.sign("localhost", "127.0.0.1")
     settings = {**files, "api.max_request_bytes": 4 * 1024 * 1024}
     web = {"webCertificate": files["tls.certificate"], "webKey": files["tls.key"]} if transport == "wss" else {}
-    listen = [LISTEN[transport]]
-    start = START[version.implementation]
+    start = partial(START[version.implementation], made_from=version.made_from, agent_version=AGENT)
     async with (
-        start(made_from=version.made_from, listen=listen, agent_version=AGENT, security=[security], **web) as peer,
-        fabstird(settings=settings, listen_addresses=listen) as daemon,
+        start(listen=[LISTEN[transport].replace(TLS_WS, inside_tls(version))], security=[security], **web) as peer,
+        fabstird(settings=settings, listen_addresses=[LISTEN[transport]]) as daemon,
     ):
         assert peer.implementation == f"{version.implementation}-libp2p/{version.number}"
         if row.dialler == "daemon":
-            await daemon.call("connect", address=dialled(peer.addresses, peer, transport))
+            await daemon.call("connect", address=dialled(peer.addresses, version, transport))
         else:
-            await peer.call("dial", address=dialled(daemon.status["listenAddresses"], peer, transport))
+            await peer.call("dial", address=dialled(daemon.status["listenAddresses"], version, transport))
         await known_to_both(daemon, peer, row.dialler, transport, SECURITY[security])
         await both_identify(daemon, peer, transport)
         for _ in range(3):
@@ -82,22 +98,27 @@ async def test_row(row: Row, authority: Authority, request: pytest.FixtureReques
         await ends_for_both(daemon, peer, row.dialler)
 
 
-def dialled(addresses: list[str], peer: Peer, transport: str) -> str:
-    """The address at which the other side is dialled. Over wss that is a name; rust resolves none, and dials the IP."""
+def inside_tls(version: Version) -> str:
+    """How its addresses spell WebSocket inside TLS."""
+    return version.wss.partition("/{}/")[2]
+
+
+def dialled(addresses: list[str], version: Version, transport: str) -> str:
+    """The address at which the other side is dialled, of the one at which it listens."""
     (address,) = addresses
     if transport != "wss":
         return address
-    _, _, host, _, port, *_, peer_id = address.split("/")
-    if peer.implementation.startswith("rust"):
-        return f"/ip4/{host}/tcp/{port}/tls/ws/p2p/{peer_id}"
-    return f"/dns4/localhost/tcp/{port}/tls/ws/p2p/{peer_id}"
+    _, _, _, _, port, *_, peer_id = address.split("/")
+    return f"{version.wss.format(port)}/p2p/{peer_id}"
 
 
 async def both_identify(daemon: Daemon, peer: Peer, transport: str) -> None:
     told = await daemon.wait_event("peer:identify", peerId=peer.peer_id)
     assert told["agentVersion"] == AGENT
     assert PING in told["protocols"]
-    assert peer.addresses[0] in told["addresses"]
+    assert peer.addresses[0].replace("/wss/", f"/{TLS_WS}/") in [
+        address.replace("/wss/", f"/{TLS_WS}/") for address in told["addresses"]
+    ]
     heard = await peer.wait_event("identify", peer_id=daemon.peer_id)
     assert heard["agentVersion"].startswith("fabstird/")
     assert PING in heard["protocols"]
@@ -117,6 +138,16 @@ async def ends_for_both(daemon: Daemon, peer: Peer, dialler: str) -> None:
     assert await peer.call("peers") == []
 
 
+def test_a_run_of_some_rows_leaves_the_others_as_they_were() -> None:
+    before = Run(dict.fromkeys(ROWS, True), 9, 2)
+    some = Run({ROWS[0]: False}, 1, 4)
+    assert merged(some, before) == Run({**before.works, ROWS[0]: False}, 9, 2)
+    whole = Run(dict.fromkeys(ROWS, False), 8, 4)
+    assert merged(whole, before) == whole
+    gone = Run({Row("rust 0.1", "peer", ROWS[0].way): True}, 9, 2)
+    assert merged(some, gone) == Run(some.works, 9, 2)
+
+
 def test_the_document_is_the_generators() -> None:
     text = DOCUMENT.read_text()
     run = parse(text)
@@ -125,9 +156,13 @@ def test_the_document_is_the_generators() -> None:
     assert {row for row, does in run.works.items() if not does} == set(KNOWN)
 
 
-def test_a_version_s_own_source_stands_for_the_common_one() -> None:
-    made_from = HERE / "versions" / "go-0.38"
-    common, own = gopeer.sources(), gopeer.sources(made_from)
+@pytest.mark.parametrize(
+    ("version", "sources"),
+    [("go-0.38", gopeer.sources), ("rust-0.53", rustpeer.sources)],
+)
+def test_a_version_s_own_source_stands_for_the_common_one(version: str, sources: Callable[..., list[Path]]) -> None:
+    made_from = HERE / "versions" / version
+    common, own = sources(), sources(made_from)
     assert [path.name for path in own] == [path.name for path in common]
     assert set(made_from.iterdir()) == set(own) - set(common), "a file that stands for none"
 

@@ -1,6 +1,6 @@
 //! The Fabstir node's messages: a 4-byte big-endian length, then that many bytes of JSON, at most 1 MiB.
 
-use async_trait::async_trait;
+use crate::differences::asynchronous;
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::request_response::Codec;
 use libp2p::StreamProtocol;
@@ -36,39 +36,40 @@ async fn write<T: AsyncWrite + Unpin + Send>(io: &mut T, message: Value) -> io::
     io.flush().await
 }
 
-#[async_trait]
-impl Codec for Frames {
-    type Protocol = StreamProtocol;
-    type Request = Value;
-    type Response = Value;
+asynchronous! {
+    impl Codec for Frames {
+        type Protocol = StreamProtocol;
+        type Request = Value;
+        type Response = Value;
 
-    async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Value> {
-        read(io).await
-    }
+        async fn read_request<T: AsyncRead + Unpin + Send>(&mut self, _: &StreamProtocol, io: &mut T) -> io::Result<Value> {
+            read(io).await
+        }
 
-    async fn read_response<T: AsyncRead + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-    ) -> io::Result<Value> {
-        read(io).await
-    }
+        async fn read_response<T: AsyncRead + Unpin + Send>(
+            &mut self,
+            _: &StreamProtocol,
+            io: &mut T,
+        ) -> io::Result<Value> {
+            read(io).await
+        }
 
-    async fn write_request<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        message: Value,
-    ) -> io::Result<()> {
-        write(io, message).await
-    }
+        async fn write_request<T: AsyncWrite + Unpin + Send>(
+            &mut self,
+            _: &StreamProtocol,
+            io: &mut T,
+            message: Value,
+        ) -> io::Result<()> {
+            write(io, message).await
+        }
 
-    async fn write_response<T: AsyncWrite + Unpin + Send>(
-        &mut self,
-        _: &StreamProtocol,
-        io: &mut T,
-        message: Value,
-    ) -> io::Result<()> {
-        write(io, message).await
+        async fn write_response<T: AsyncWrite + Unpin + Send>(
+            &mut self,
+            _: &StreamProtocol,
+            io: &mut T,
+            message: Value,
+        ) -> io::Result<()> {
+            write(io, message).await
+        }
     }
 }

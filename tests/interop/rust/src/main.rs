@@ -1,6 +1,7 @@
 //! A libp2p peer that does what it is told: one JSON command a line on stdin, one JSON answer or event a line on stdout.
 //! The protocol is described in ../../README.md and is the same for every implementation. Logs go to stderr.
 
+mod differences;
 mod ends;
 mod frames;
 mod node;
@@ -9,8 +10,9 @@ mod peer;
 mod streams;
 
 use futures::StreamExt;
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::SwarmEvent;
-use libp2p::StreamProtocol;
+use libp2p::{Multiaddr, StreamProtocol};
 use options::{Options, IDENTIFY, IDENTIFY_PUSH, PING};
 use peer::{send, Answer, Peer};
 use serde_json::{json, Value};
@@ -23,7 +25,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 const DEFAULT_TIMEOUT: u64 = 10_000; // ms, for a command that names none
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2); // that a clean stop may take
-const LIBP2P: &str = "0.54.1"; // as Cargo.toml pins it
+const LOCKED: &str = include_str!("../Cargo.lock");
 
 struct Command {
     name: String,
@@ -76,11 +78,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
         }
         peer.take(event);
     }
+    for relay in &options.relay_via {
+        // where it has dialled it and has a place there, it listens
+        peer.swarm.listen_on(relay.parse::<Multiaddr>()?.with(Protocol::P2pCircuit))?;
+    }
     send(json!({
         "event": "ready",
         "peerId": peer.swarm.local_peer_id().to_string(),
         "addresses": peer.addresses(),
-        "implementation": format!("rust-libp2p/{LIBP2P}"),
+        "implementation": format!("rust-libp2p/{}", libp2p_version()),
         "runtime": concat!("rust/", env!("RUSTC_USED")),
     }));
 
@@ -117,6 +123,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     })
     .await;
     Ok(())
+}
+
+/// The one that it is built with. All versions share what they compile, and with it the output of the build script, which
+/// is no place for this.
+fn libp2p_version() -> &'static str {
+    let found = LOCKED.split_once("name = \"libp2p\"\nversion = \"").and_then(|(_, rest)| rest.split_once('"'));
+    found.map_or("unknown", |(version, _)| version)
 }
 
 /// Begins what one line asks for; its answer is written when it is there, or its time is up. False after `exit`.

@@ -47,6 +47,14 @@ pub struct Options {
     pub idle_timeout: Option<u64>,
     /// "noise" and "tls", the one to ask for first in front
     pub security: Option<Vec<Security>>,
+    /// PEM files, with which it listens inside TLS
+    pub web_certificate: Option<String>,
+    pub web_key: Option<String>,
+    #[serde(default)]
+    pub hole_punching: bool,
+    /// relays at which to reserve a place
+    #[serde(default)]
+    pub relay_via: Vec<String>,
     #[serde(default)]
     pub fabstir_node: bool,
 }

@@ -1,5 +1,6 @@
 //! One task owns the swarm: it takes the commands, and answers those that the swarm's events answer.
 
+use crate::differences;
 use crate::ends;
 use crate::frames::{INFERENCE, JOB};
 use crate::node::{Behaviour, BehaviourEvent};
@@ -77,7 +78,10 @@ impl Peer {
 
     pub fn addresses(&self) -> Vec<String> {
         let own = *self.swarm.local_peer_id();
-        self.swarm.listeners().map(|address| address.clone().with(Protocol::P2p(own)).to_string()).collect()
+        let whole = |address: &Multiaddr| match address.clone().with_p2p(own) {
+            Ok(address) | Err(address) => address.to_string(),
+        };
+        self.swarm.listeners().map(whole).collect()
     }
 
     // ------------------------------------------------------------------------------------------------------------
@@ -299,6 +303,9 @@ impl Peer {
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 eprintln!("inbound from {send_back_addr}: {error}");
             }
+            SwarmEvent::ListenerClosed { addresses, reason: Err(error), .. } => {
+                eprintln!("it listens no more at {addresses:?}: {error}");
+            }
             SwarmEvent::Behaviour(event) => self.behaved(event),
             _ => {}
         }
@@ -320,10 +327,12 @@ impl Peer {
                 self.progressed(id, result, step.last);
             }
             BehaviourEvent::AutonatClient(event) => {
-                let tested = vec![event.tested_addr.to_string()];
-                let (good, bad) = if event.result.is_ok() { (tested, vec![]) } else { (vec![], tested) };
+                let (tested, reached) = differences::tested(event);
+                let tested = vec![tested.to_string()];
+                let (good, bad) = if reached { (tested, vec![]) } else { (vec![], tested) };
                 send(json!({ "event": "checked", "reachable": good, "unreachable": bad }));
             }
+            BehaviourEvent::Punching(event) => eprintln!("hole punching: {event:?}"),
             BehaviourEvent::Job(event) => self.requested(JOB, event),
             BehaviourEvent::Inference(event) => self.requested(INFERENCE, event),
             _ => {}
@@ -345,7 +354,7 @@ impl Peer {
             "protocols": info.protocols.iter().map(AsRef::as_ref).collect::<Vec<&str>>(),
             "addresses": info.listen_addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "observedAddr": info.observed_addr.to_string(),
-            "signedPeerRecord": false, // rust-libp2p 0.54 reads none
+            "signedPeerRecord": false, // rust-libp2p reads none before 0.56, and the event is for what all can tell
         });
         let mut event = told.clone();
         event["event"] = "identify".into();
@@ -355,7 +364,7 @@ impl Peer {
 
     fn requested(&mut self, protocol: &'static str, event: request_response::Event<Value, Value>) {
         match event {
-            request_response::Event::Message { peer, message: Message::Request { request, channel, .. } } => {
+            request_response::Event::Message { peer, message: Message::Request { request, channel, .. }, .. } => {
                 send(json!({
                     "event": "request", "peerId": peer.to_string(), "protocol": protocol, "message": request,
                 }));
@@ -400,9 +409,8 @@ impl Peer {
             (Query::Find(peer, reply), QueryResult::GetClosestPeers(result)) => {
                 let peers =
                     result.map_or_else(|kad::GetClosestPeersError::Timeout { peers, .. }| peers, |found| found.peers);
-                let found = peers.into_iter().find(|info| info.peer_id == peer);
-                let answer = found.map(|info| {
-                    let addresses: Vec<_> = info.addrs.iter().map(ToString::to_string).collect();
+                let answer = differences::addresses_of(peer, peers).map(|found| {
+                    let addresses: Vec<_> = found.iter().map(ToString::to_string).collect();
                     json!({ "peerId": peer.to_string(), "addresses": addresses })
                 });
                 (reply, answer.ok_or_else(|| format!("{peer} was not found")))
