@@ -64,7 +64,7 @@ async def main():
             os._exit(0)
         for _ in range(50):
             assert "protocols" in await client.call("version")
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while os.waitpid(child, os.WNOHANG) == (0, 0):
                 await anyio.sleep(0.01)
         assert (await client.status()).version

@@ -92,7 +92,7 @@ async def test_connect_ends_at_its_own_deadline(plain: Process, transport: str) 
         address = await silent.listen(hold=Stage.TCP)
         started = trio.current_time()
         found = await error(ask, "connect", {"address": address, "timeout": 150})
-        assert 0.15 <= trio.current_time() - started < 20
+        assert 0.15 <= trio.current_time() - started < 60
         assert (type(found), found.retryable) == (errors.DeadlineExceeded, True)
         assert found.data == {"peerId": silent.peer_id, "timeout": 150}
 
@@ -198,7 +198,7 @@ async def test_a_stop_ends_a_connect_that_is_under_way(plain: Process) -> None:
         await connection.send(request("connect", [address]))
         with trio.fail_after(60):
             await silent.accepted()
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             assert (await result(ask, "stop"))["state"] == "stopped"
             answer = await connection.receive()
         assert type(errors.from_error_object(answer["error"])) in (errors.DialFailed, errors.NodeNotRunning)

@@ -35,7 +35,7 @@ def test_the_daemon_makes_it_once() -> None:
 
 
 def test_the_command_prints_the_same_bytes() -> None:
-    printed = subprocess.run([sys.executable, "-m", "fabstird", "openrpc"], capture_output=True, check=True, timeout=30)
+    printed = subprocess.run([sys.executable, "-m", "fabstird", "openrpc"], capture_output=True, check=True, timeout=90)
     assert printed.stdout == COMMITTED.read_bytes()
 
 
