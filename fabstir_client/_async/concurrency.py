@@ -101,7 +101,7 @@ class Closeable(ABC):
 
 
 class Serving(ABC):
-    """Something that hands out streams one after the other."""
+    """Something that yields streams."""
 
     @abstractmethod
     def __aiter__(self) -> AsyncIterator[Any]: ...
@@ -118,7 +118,7 @@ async def _serve(handler: Callable[[Any], Awaitable[None]], stream: Any) -> None
     try:
         await handler(stream)
     except Exception as error:  # noqa: BLE001 - an error of the handler, or a lost peer, affects that stream only
-        log.warning("the handler of a stream of %s failed: %r", stream.peer_id, error)
+        log.warning("the handler of a stream from %s failed: %r", stream.peer_id, error)
         await stream.reset()
     except BaseException:
         with anyio.CancelScope(shield=True):

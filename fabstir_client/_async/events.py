@@ -126,9 +126,9 @@ class EventStream(Closeable):
     async def _next(self, deadline: float | None) -> Event | Lagged | None:
         """The next item; None after `close`, or at the deadline."""
         with self._step():
-            return await self._found(deadline)
+            return await self._next_in_step(deadline)
 
-    async def _found(self, deadline: float | None) -> Event | Lagged | None:
+    async def _next_in_step(self, deadline: float | None) -> Event | Lagged | None:
         while not self._closed.is_set():
             while self._arrived:
                 await checkpoint()
@@ -163,7 +163,7 @@ class EventStream(Closeable):
                     self._arrived.append(item)
         except TimeoutError:
             if now() >= silent:
-                self._lost(ConnectionLost(f"no word from the daemon for {self._silence:g} s"))
+                self._lost(ConnectionLost(f"the daemon has sent nothing for {self._silence:g} s"))
         except (ConnectionLost, BadAnswer) as error:
             self._lost(error)
 
@@ -174,7 +174,7 @@ class EventStream(Closeable):
         if self._on_lost is not None:
             self._on_lost(error)
         else:
-            _log("warning", f"{error}; connecting anew")
+            _log("warning", f"{error}; reconnecting")
 
     async def _resume(self, deadline: float | None) -> None:
         """Connect and subscribe: once for the first connection, later until it succeeds or patience or time ends."""

@@ -95,12 +95,12 @@ class Link:
         self.close()
 
     def close(self) -> None:
-        """Close it at once, without waiting; does nothing if it is closed already."""
+        """Close it at once, without waiting; does nothing if it is already closed."""
         sock, self._socket = self._socket, None
         if sock is None:
             return
         if self._process != os.getpid():
-            sock.close()  # the other process's connection goes on
+            sock.close()  # in a forked child, the parent's connection must stay open
             return
         try:
             sock.send(self._framing.goodbye())
@@ -158,7 +158,7 @@ class Link:
                 return
             if ends != deadline:
                 self.close()
-                raise ConnectionLost(f"the daemon took nothing for {SEND_TIMEOUT:g} s")
+                raise ConnectionLost(f"the daemon has read nothing for {SEND_TIMEOUT:g} s")
             if len(view) < len(data):
                 self.close()
             raise TimeoutError

@@ -90,13 +90,13 @@ class Handling(Closeable):
     def _early(self) -> list[Notification]:
         return []  # there are no notices before the answer
 
-    async def _told(self) -> Notification | None:
+    async def _notification(self) -> Notification | None:
         """The next notification; None after `close`."""
         while not self._closed.is_set():
             if self._arrived:
                 return self._arrived.popleft()
             if self._link is None:
-                await self._again()
+                await self._reconnect()
                 continue
             try:
                 for message in await self._link.receive():
@@ -108,19 +108,19 @@ class Handling(Closeable):
                 self._link = None
         return None
 
-    async def _again(self) -> None:
+    async def _reconnect(self) -> None:
         try:
             await self._handle()
         except FabstirError as error:
-            passing = (ConnectionLost, DaemonUnreachable, BadAnswer, ClientTimeout)
-            if not error.retryable and not isinstance(error, passing):
+            temporary = (ConnectionLost, DaemonUnreachable, BadAnswer, ClientTimeout)
+            if not error.retryable and not isinstance(error, temporary):
                 raise
             await self._closed.wait(self._delay)
             self._delay = min(self._delay * 2, LAST_DELAY)
 
 
 class StreamListener(Handling, Serving):
-    """Peers' streams on a protocol: `serve` them side by side, or take one after the other by `accept` or by
+    """Peers' streams on a protocol: `serve` them side by side, or take them one by one with `accept` or by
     iterating."""
 
     async def __aenter__(self) -> StreamListener:
@@ -144,10 +144,10 @@ class StreamListener(Handling, Serving):
         return stream
 
     async def _next(self) -> Stream | None:
-        while (told := await self._told()) is not None:
-            if isinstance(told, StreamIncoming):
+        while (notice := await self._notification()) is not None:
+            if isinstance(notice, StreamIncoming):
                 try:
-                    return await Stream.open(self._target, calls.accept_stream(told.stream_id))
+                    return await Stream.open(self._target, calls.accept_stream(notice.stream_id))
                 except (FabstirError, OSError):
                     continue  # it was reset meanwhile, or waited too long
         return None
@@ -156,16 +156,16 @@ class StreamListener(Handling, Serving):
 class IncomingRequest:
     """A peer's message that waits for an answer."""
 
-    def __init__(self, target: Target, told: ProtocolRequest, data: bytes) -> None:
-        self.peer_id = told.peer_id
-        self.protocol = told.protocol
+    def __init__(self, target: Target, notice: ProtocolRequest, data: bytes) -> None:
+        self.peer_id = notice.peer_id
+        self.protocol = notice.protocol
         self.data = data
-        self.deadline = told.deadline  # ms since the Unix epoch
+        self.deadline = notice.deadline  # ms since the Unix epoch
         self._target = target
-        self._id = told.request_id
+        self._id = notice.request_id
 
     async def respond(self, data: bytes) -> None:
-        """Answer it. Raises `InvalidState` where it no longer waits."""
+        """Answer the message. Raises `InvalidState` where it is no longer waiting."""
         await call_once(self._target, calls.respond(self._id, data))
 
 
@@ -180,15 +180,15 @@ class RequestListener(Handling):
         return self
 
     async def __anext__(self) -> IncomingRequest:
-        while (told := await self._told()) is not None:
-            if isinstance(told, ProtocolRequest):
+        while (notice := await self._notification()) is not None:
+            if isinstance(notice, ProtocolRequest):
                 try:
-                    return IncomingRequest(self._target, told, await self._data(told))
+                    return IncomingRequest(self._target, notice, await self._data(notice))
                 except FabstirError:
                     continue  # it has ended meanwhile
         raise StopAsyncIteration
 
-    async def _data(self, told: ProtocolRequest) -> bytes:
-        if told.data is not None:
-            return base64.b64decode(told.data)
-        return base64.b64decode((await call_once(self._target, calls.read_request(told.request_id))).data)
+    async def _data(self, notice: ProtocolRequest) -> bytes:
+        if notice.data is not None:
+            return base64.b64decode(notice.data)
+        return base64.b64decode((await call_once(self._target, calls.read_request(notice.request_id))).data)

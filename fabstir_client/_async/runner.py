@@ -137,7 +137,7 @@ class Runner:
             with until(deadline):
                 await self._connecting.acquire()
         except TimeoutError:
-            raise ConnectionLost("the connection to the daemon was lost, and not made anew in time") from None
+            raise ConnectionLost("the connection to the daemon was lost, and not restored in time") from None
         try:
             # Another task may have reconnected while we waited
             if self._connection is not None and self._connection.usable():

@@ -154,20 +154,20 @@ class Stream(anyio.abc.ByteStream):
         return StreamBroken(f"the stream to {self.peer_id} was cut: {outcome}", outcome=outcome)
 
     async def _outcome(self) -> str | None:
-        """How it ended, which a Unix socket does not always show; None while it goes on, or where that is no longer
-        known."""
+        """How the stream ended, which a Unix socket does not always show; None while it is open, or if that is no
+        longer known."""
         try:
-            for one in await call_once(self._target, calls.streams(), now() + CONNECT_TIMEOUT):
-                if one.stream_id == self.stream_id:
-                    return one.outcome
+            for record in await call_once(self._target, calls.streams(), now() + CONNECT_TIMEOUT):
+                if record.stream_id == self.stream_id:
+                    return record.outcome
         except FabstirError:
             return "shutdown"  # the daemon has gone
         return None
 
 
 async def _open_on(sock: socket.socket, endpoint: Endpoint, call: Call[OpenedStream]) -> tuple[OpenedStream, bytes]:
-    said = opening(endpoint, call)
-    view = memoryview(said.hello())
+    exchange = opening(endpoint, call)
+    view = memoryview(exchange.hello())
     try:
         while view:
             try:
@@ -180,7 +180,7 @@ async def _open_on(sock: socket.socket, endpoint: Endpoint, call: Call[OpenedStr
             except BlockingIOError:
                 await anyio.wait_readable(sock)
                 continue
-            if (answer := said.feed(data)) is not None:
+            if (answer := exchange.feed(data)) is not None:
                 return answer
     except OSError as error:
         raise ConnectionLost(f"the connection to the daemon broke: {describe(error)}") from error

@@ -293,10 +293,10 @@ def dht_routing() -> Call[types_dht.DhtRouting]:
 def announce(
     capabilities: Sequence[str], metadata: Mapping[str, Any] | None, timeout: int | None
 ) -> Call[types_fabstir.Announced]:
-    told = None if metadata is None else dict(metadata)
-    # Each record has this long, and they go eight at a time
+    # The timeout applies to each record, and eight records are sent at a time.
     rounds = 1 + (2 * len(capabilities)) // 8
-    params = types_fabstir.AnnounceParams(list(capabilities), told, timeout)
+    plain = None if metadata is None else dict(metadata)
+    params = types_fabstir.AnnounceParams(list(capabilities), plain, timeout)
     return Call("fabstir.announce", params, _announced, rounds * bound(timeout))
 
 

@@ -95,9 +95,9 @@ class Target:
 
     def candidates(self, environ: Mapping[str, str] = os.environ) -> Iterator[Candidate]:
         """The candidates to try, in order. Raises `InvalidConfig` for a malformed address."""
-        if said := self._said(environ):
-            source = said if self.api else f"{said} (FABSTIR_API)"
-            yield Candidate(source, self._parse(said, environ))
+        if address := self._given_address(environ):
+            source = address if self.api else f"{address} (FABSTIR_API)"
+            yield Candidate(source, self._parse(address, environ))
             return
         own = self.data_directory(environ)
         folders = [own]  # each may hold api.json and a socket
@@ -109,7 +109,7 @@ class Target:
         for folder in folders:
             found = self._from_file(os.path.join(folder, "api.json"), environ)
             if found.endpoint is None and found.reason == ABSENT and folder != own:
-                continue  # whether there is a socket is told below
+                continue  # the socket is a candidate of its own, below
             if found.endpoint is None or str(found.endpoint) not in seen:
                 seen.add(str(found.endpoint))
                 yield found
@@ -119,26 +119,26 @@ class Target:
                 yield Candidate(str(endpoint.path), endpoint)
 
     def start(self, environ: Mapping[str, str] = os.environ) -> str | None:
-        """The command that starts a daemon where this caller looks for one; None where no command does."""
+        """The command that starts a daemon where this caller looks for one; None if there is no such command."""
         from shlex import quote
         from urllib.parse import urlsplit
 
-        said = self._said(environ)
-        if not said:
+        address = self._given_address(environ)
+        if not address:
             given = "" if self.data_dir is None else f" --data-dir {quote(os.fspath(self.data_dir))}"
             return f"fabstird run{given}"
-        if said.startswith("ipc:"):
-            return f"fabstird run --set {quote(said.replace('ipc:', 'api.ipc=', 1))}"
-        parts = urlsplit(said)
-        ours = parts.hostname in LOOPBACK and parts.port and not parts.path.strip("/")
-        return f"fabstird run --set {quote(f'api.http={parts.netloc}')}" if ours else None
+        if address.startswith("ipc:"):
+            return f"fabstird run --set {quote(address.replace('ipc:', 'api.ipc=', 1))}"
+        parts = urlsplit(address)
+        local = parts.hostname in LOOPBACK and parts.port and not parts.path.strip("/")
+        return f"fabstird run --set {quote(f'api.http={parts.netloc}')}" if local else None
 
-    def _said(self, environ: Mapping[str, str]) -> str | None:
-        """The address that the caller or, where no data directory is given, the environment names."""
+    def _given_address(self, environ: Mapping[str, str]) -> str | None:
+        """The address given by the caller, or by the environment if no data directory is given."""
         return self.api or (None if self.data_dir is not None else environ.get("FABSTIR_API"))
 
     def data_directory(self, environ: Mapping[str, str] = os.environ) -> str:
-        """The data directory of the daemon that is meant. Raises `InvalidConfig` where there is none."""
+        """The data directory of the daemon to talk to. Raises `InvalidConfig` if it cannot be determined."""
         if self.data_dir is not None:
             try:
                 return os.path.abspath(os.fspath(self.data_dir))

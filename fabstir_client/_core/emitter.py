@@ -33,16 +33,16 @@ class Handlers:
         self._by_name[name] = (*self._by_name.get(name, ()), handler)
 
     def remove(self, name: str, handler: Handler) -> None:
-        kept = list(self._by_name.get(name, ()))
-        if handler in kept:
-            kept.remove(handler)
-        self._by_name[name] = tuple(kept)
+        handlers = list(self._by_name.get(name, ()))
+        if handler in handlers:
+            handlers.remove(handler)
+        self._by_name[name] = tuple(handlers)
 
     def wants(self, name: str) -> bool:
         return self.tap is not None or bool(self._by_name.get(name))
 
     def emit(self, owner: object, name: str, payload: Any) -> None:
-        """Call the handlers one after the other. One that raises is logged, and the others still run."""
+        """Call the handlers one by one. An exception of one is logged, and the others still run."""
         token = handling.set(owner)
         try:
             if self.tap is not None:

@@ -184,10 +184,10 @@ class WebSocket:
 def _limit(body: bytes) -> LimitExceeded | None:
     """The limit named in the daemon's refusal; None where the body is something else, such as a proxy's."""
     try:
-        told = msgspec.json.decode(body, type=dict[str, Any])
+        error = msgspec.json.decode(body, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
-    if told.get("code") != LimitExceeded.code or not isinstance(told.get("message"), str):
+    if error.get("code") != LimitExceeded.code or not isinstance(error.get("message"), str):
         return None
     names = ("limit", "current", "configKey")
-    return LimitExceeded(told["message"], **{name: told[name] for name in names if name in told})
+    return LimitExceeded(error["message"], **{name: error[name] for name in names if name in error})

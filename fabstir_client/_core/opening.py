@@ -1,4 +1,4 @@
-"""Turns a fresh connection into a stream, without I/O: one line each way (IPC), or an HTTP upgrade."""
+"""Turns a new connection into a stream, without I/O: one line each way (IPC), or an HTTP upgrade."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Upgrade:
         else:
             assert isinstance(params, OpenParams)
             protocols = [params.protocol] if isinstance(params.protocol, str) else params.protocol
-            query = [("peerId", params.peer_id), *(("protocol", one) for one in protocols)]
+            query = [("peerId", params.peer_id), *(("protocol", protocol) for protocol in protocols)]
             if params.timeout is not None:
                 query.append(("timeout", str(params.timeout)))
         host = "localhost" if self._endpoint.path is not None else self._endpoint.authority
@@ -117,8 +117,8 @@ class _Upgrade:
         if status == 401:
             return Forbidden(f"{self._endpoint} refused the token ({self._endpoint.token_origin})", status=status)
         try:
-            told: Any = msgspec.json.decode(body, type=dict[str, Any])["error"]
-            return from_error_object(told)
+            error: Any = msgspec.json.decode(body, type=dict[str, Any])["error"]
+            return from_error_object(error)
         except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError):
             return BadAnswer(f"{self._endpoint} answered a stream with HTTP {status}")
 

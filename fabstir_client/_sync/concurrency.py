@@ -1,4 +1,4 @@
-"""What threads do in another way than trio and asyncio; the names are those of `fabstir_client._async.concurrency`."""
+"""What differs between threads and event loops, with the same names as in `fabstir_client._async.concurrency`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fabstir_client._core.emitter import Handler, Handlers
 
-MOMENT = 0.001  # seconds; the least that is waited
+MOMENT = 0.001  # seconds; the shortest wait
 
 Lock = threading.RLock
 Flag = threading.Event
@@ -20,53 +20,53 @@ Signal = threading.Event
 
 
 def now() -> float:
-    """The clock that deadlines are instants of; in seconds."""
+    """The current time of the clock for deadlines, in seconds."""
     return time.monotonic()
 
 
 def remaining(deadline: float) -> float:
-    """Seconds until an instant of the clock, and always more than 0: the deadline may pass between two readings of the
-    clock, and `time.sleep` and sockets refuse a negative duration."""
+    """Seconds until a time of the clock, always more than 0: the deadline may pass between two readings of the clock,
+    and `time.sleep` and sockets refuse a negative duration."""
     return max(MOMENT, deadline - now())
 
 
 def checkpoint() -> None:
-    """Other threads need no turn to be given."""
+    """Does nothing: threads need not yield."""
 
 
 def shielded() -> AbstractContextManager[None]:
-    """Nobody cancels a thread."""
+    """Does nothing: threads cannot be cancelled."""
     return nullcontext()
 
 
 class Closeable(ABC):
-    """What has a ``close()`` that waits for nothing."""
+    """An object with a ``close()`` that does not wait."""
 
     @abstractmethod
     def close(self) -> None: ...
 
 
 class Serving(ABC):
-    """What has streams to hand out, one after the other."""
+    """Something that yields streams."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[Any]: ...
 
     def serve(self, handler: Callable[[Any], None]) -> None:
-        """Call ``handler`` with each stream, in a thread of its own, until the listener is closed. The stream is closed
-        when its handler returns, and reset when it raises; an error is logged and ends that stream alone."""
+        """Call ``handler`` with each stream, in its own thread, until the listener is closed. A stream is closed when
+        its handler returns, and reset when it raises; the error is logged and affects no other stream."""
         for stream in self:
             threading.Thread(target=_serve, args=(handler, stream), name="fabstir_client stream", daemon=True).start()
 
 
 def _serve(handler: Callable[[Any], None], stream: Any) -> None:
-    import logging  # the command line does without it
+    import logging  # not needed by the command line, which starts sooner without it
 
     try:
         handler(stream)
-    except Exception as error:  # noqa: BLE001 - a handler's fault, or a peer that has gone, is that stream's alone
+    except Exception as error:  # noqa: BLE001 - an error of the handler, or a lost peer, affects that stream only
         logging.getLogger("fabstir_client.streams").warning(
-            "the handler of a stream of %s failed: %r", stream.peer_id, error
+            "the handler of a stream from %s failed: %r", stream.peer_id, error
         )
         stream.reset()
     else:
@@ -74,8 +74,8 @@ def _serve(handler: Callable[[Any], None], stream: Any) -> None:
 
 
 def accepted(handler: Handler) -> Handler:
-    """``handler``, if it is one that a thread can run. Raises `TypeError`."""
-    import inspect  # the command line does without it
+    """``handler``, if a thread can run it. Raises `TypeError`."""
+    import inspect  # not needed by the command line, which starts sooner without it
 
     if inspect.iscoroutinefunction(handler):
         raise TypeError("a coroutine function cannot be a handler here; use fabstir_client.P2PClient in an event loop")
@@ -83,7 +83,7 @@ def accepted(handler: Handler) -> Handler:
 
 
 def delivering(handlers: Handlers, owner: object) -> Callable[[str, Any], bool]:
-    """A function for the thread that follows the events: it calls the handlers of one."""
+    """A function for the thread that follows events. It calls the handlers of one event."""
 
     def deliver(name: str, payload: Any) -> bool:
         handlers.emit(owner, name, payload)

@@ -127,9 +127,9 @@ class EventStream(Closeable):
     def _next(self, deadline: float | None) -> Event | Lagged | None:
         """The next item; None after `close`, or at the deadline."""
         with self._step():
-            return self._found(deadline)
+            return self._next_in_step(deadline)
 
-    def _found(self, deadline: float | None) -> Event | Lagged | None:
+    def _next_in_step(self, deadline: float | None) -> Event | Lagged | None:
         while not self._closed.is_set():
             while self._arrived:
                 checkpoint()
@@ -164,7 +164,7 @@ class EventStream(Closeable):
                     self._arrived.append(item)
         except TimeoutError:
             if now() >= silent:
-                self._lost(ConnectionLost(f"no word from the daemon for {self._silence:g} s"))
+                self._lost(ConnectionLost(f"the daemon has sent nothing for {self._silence:g} s"))
         except (ConnectionLost, BadAnswer) as error:
             self._lost(error)
 
@@ -175,7 +175,7 @@ class EventStream(Closeable):
         if self._on_lost is not None:
             self._on_lost(error)
         else:
-            _log("warning", f"{error}; connecting anew")
+            _log("warning", f"{error}; reconnecting")
 
     def _resume(self, deadline: float | None) -> None:
         """Connect and subscribe: once for the first connection, later until it succeeds or patience or time ends."""

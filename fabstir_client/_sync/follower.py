@@ -1,7 +1,7 @@
-"""Follows the events of the daemon in one thread, for code that has no task or event loop to lend.
+"""Follows the daemon's events in a thread, for code without a task or an event loop.
 
-The thread belongs to a `P2PClient` from its ``start()`` to its ``stop()``. What it learns about the node is kept in a
-`NodeView`, which answers at once; what happens is handed to ``deliver``, one event after the other.
+The thread belongs to a `P2PClient` from its ``start()`` to its ``stop()``. It keeps the node's state in a `NodeView`,
+which can be read at once, and passes the events to ``deliver``, one by one.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from fabstir_client._sync.events import EventStream
 from fabstir_client.api.errors import FabstirError
 from fabstir_client.api.types import Event, Lagged, Status, SubscribeResult
 
-OPENED_WITHIN = 30.0  # seconds for the subscription to stand
-DELIVERED_WITHIN = 5.0  # seconds for handlers to be through with what `start` and `stop` caused
-ENDED_WITHIN = 2.0  # seconds for the thread to end once it was told to
+OPENED_WITHIN = 30.0  # seconds to subscribe
+DELIVERED_WITHIN = 5.0  # seconds for handlers to process the events of `start` and `stop`
+ENDED_WITHIN = 2.0  # seconds for the thread to end after `close`
 
-Deliver = Callable[[str, Any], bool]  # False where nobody is left to deliver to
+Deliver = Callable[[str, Any], bool]  # returns False if there is nobody to deliver to any more
 
 
 class Signal(Protocol):
-    """What another thread, or an event loop, waits for."""
+    """Something that another thread or an event loop waits for."""
 
     def set(self) -> None: ...
 
 
 class NodeView:
-    """Whether the node is started, by the newest thing that an event or an answer said."""
+    """Whether the node is started, according to the newest event or answer."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -46,14 +46,14 @@ class NodeView:
         return self._started
 
     def learn(self, status: Status) -> None:
-        """An answer: newer than every event up to its ``head``."""
+        """Apply an answer. It is newer than every event up to its ``head``."""
         with self._lock:
             if status.epoch != self._epoch or status.head >= self._seq:
                 self._epoch, self._seq = status.epoch, status.head
                 self._started = status.connected
 
     def take(self, event: Event) -> None:
-        """An event; one that an answer was newer than changes nothing."""
+        """Apply an event, unless an answer was newer."""
         with self._lock:
             if event.epoch == self._epoch and event.seq <= self._seq:
                 return
@@ -62,15 +62,21 @@ class NodeView:
                 self._started = event.type == "p2p:started"
 
     def lost(self) -> None:
-        """The daemon is gone, and with it the node."""
+        """Note that the daemon has gone, and the node with it."""
         with self._lock:
             self._started = False
 
 
 class Follower:
-    """``opened`` is set once the subscription stands or failed (see ``error``), ``ended`` when the thread ends.
+    """The thread and its event stream.
 
-    ``leases`` are calls to make on each connection that the events come over.
+    Args:
+        target: The daemon.
+        view: Receives the node's state.
+        deliver: Called with each event.
+        opened: Set once subscribing has succeeded or failed (see ``error``).
+        ended: Set when the thread ends.
+        leases: Calls to make on each connection of the event stream.
     """
 
     def __init__(
@@ -93,7 +99,7 @@ class Follower:
         self._epoch = ""
         self._seq = 0
         self._over = False
-        self._fresh = False  # whether the newest subscription has not been followed by an item yet
+        self._fresh = False  # nothing has arrived since the newest subscription
         self._waiting: list[tuple[str, int, Signal]] = []
         self._thread = threading.Thread(target=self._run, name="fabstir_client events", daemon=True)
 
@@ -105,12 +111,12 @@ class Follower:
         return not self._over
 
     def close(self) -> None:
-        """End the thread; an event in the middle of being delivered is finished first."""
+        """End the thread, after the event that is being delivered."""
         self._stream.close()
 
     def when_delivered(self, status: Status, signal: Signal) -> bool:
-        """Whether everything up to ``status.head`` has been delivered; if not, ``signal`` is set when it has, or when
-        it never will."""
+        """Whether everything up to ``status.head`` has been delivered. If not, ``signal`` is set once it has been, or
+        never will be."""
         with self._lock:
             if self._over or (self._epoch == status.epoch and self._seq >= status.head):
                 return True
@@ -118,7 +124,7 @@ class Follower:
             return False
 
     def close_when_delivered(self, status: Status) -> None:
-        """End the thread by itself, once everything up to ``status.head`` has been delivered."""
+        """Let the thread end once everything up to ``status.head`` has been delivered."""
         if self.when_delivered(status, _Closing(self)):
             self.close()
 
@@ -135,7 +141,7 @@ class Follower:
         except FabstirError as error:
             self.error = error
             self._view.lost()
-            if self._stream.snapshot is not None:  # else whoever opens us raises it
+            if self._stream.snapshot is not None:  # otherwise the caller of `start` raises it
                 self._deliver("error", failure(error))
         finally:
             with self._lock:
@@ -160,18 +166,18 @@ class Follower:
         return listening
 
     def _ask(self) -> None:
-        """What was missed may have started or stopped the node."""
+        """Ask for the node's state, since missed events may have changed it."""
         try:
             self._view.learn(call_once(self._target, calls.status()))
         except FabstirError:
-            self._view.lost()  # the stream finds out by itself what has become of the daemon
+            self._view.lost()  # the event stream notices too, and reconnects
 
     def _subscribed(self, result: SubscribeResult) -> None:
         self._view.learn(result.status)
         self._fresh = True
         with self._lock:
             if result.epoch != self._epoch:
-                # The first time, what came before is not ours to deliver; later, a new run begins at its beginning.
+                # The first subscription starts after the head; in a new run of the daemon, all events are delivered.
                 self._seq = 0 if self._epoch else result.head
                 self._epoch = result.epoch
         self._release(lambda epoch, seq: epoch != self._epoch)
@@ -182,9 +188,9 @@ class Follower:
 
     def _release(self, done: Callable[[str, int], bool]) -> None:
         with self._lock:
-            over = [entry for entry in self._waiting if done(entry[0], entry[1])]
-            self._waiting = [entry for entry in self._waiting if entry not in over]
-        for _, _, signal in over:
+            released = [entry for entry in self._waiting if done(entry[0], entry[1])]
+            self._waiting = [entry for entry in self._waiting if entry not in released]
+        for _, _, signal in released:
             signal.set()
 
 

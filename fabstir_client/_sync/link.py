@@ -1,4 +1,4 @@
-"""One connection to the daemon on a blocking socket: the twin of `fabstir_client._async.link`, written by hand."""
+"""One connection to the daemon on a blocking socket. The twin of `fabstir_client._async.link`, written by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fabstir_client.api.errors import BadAnswer, ConnectionLost, FabstirError
 
 
 class Link:
-    """A connected socket and its framing, for one thread at a time; `wake` alone may be called from any."""
+    """A connected socket and its framing, for one thread at a time. Only `wake` may be called from any thread."""
 
     def __init__(self, sock: socket.socket, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
@@ -51,7 +51,7 @@ class Link:
 
     @classmethod
     def open_at(cls, endpoint: Endpoint, deadline: float | None = None) -> Link:
-        """A link to that endpoint. Raises OSError, `ConnectionLost`, `BadAnswer`, and `Forbidden` for a bad token."""
+        """A link to an endpoint. Raises OSError, `ConnectionLost`, `BadAnswer`, and `Forbidden` for a bad token."""
         deadline = earlier(now() + CONNECT_TIMEOUT, deadline)
         sock = connect_socket(endpoint, deadline)
         link = cls(sock, endpoint)
@@ -69,13 +69,13 @@ class Link:
         return self._socket is None
 
     def send(self, message: bytes, deadline: float | None = None) -> None:
-        """Raises `ConnectionLost`, and `TimeoutError` where the deadline passes."""
+        """Send a message. Raises `ConnectionLost`, and `TimeoutError` at the deadline."""
         self._write(self._framing.frame(message), deadline)
 
     def receive(self, deadline: float | None = None) -> list[bytes]:
-        """The messages that came, at least one; ``deadline`` is an instant of the monotonic clock.
+        """The messages received, at least one. ``deadline`` is a time of the monotonic clock.
 
-        Raises `TimeoutError`, `ConnectionLost`, or what the daemon gave as the reason for ending the connection.
+        Raises `TimeoutError`, `ConnectionLost`, or the reason that the daemon gave for ending the connection.
         """
         while True:
             messages = self._read(deadline)
@@ -83,7 +83,7 @@ class Link:
                 return messages
 
     def idle(self) -> bool:
-        """Whether it can carry a call: the other side has not closed it while nobody looked."""
+        """Whether an idle link can carry another call: the daemon has not closed it meanwhile."""
         while self._socket is not None and self._process == os.getpid():
             try:
                 self._socket.setblocking(False)
@@ -93,7 +93,7 @@ class Link:
             except OSError:
                 return False
             try:
-                # Only the framing has something to say here, e.g. a ping; a message would answer nobody's question.
+                # Only control frames, such as a ping, may arrive here; no call is waiting for a message.
                 self._framing.feed(data)
                 self._write(self._framing.outgoing())
             except FabstirError:
@@ -107,23 +107,23 @@ class Link:
             try:
                 sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it has ended by itself
+                pass  # it has already ended
 
     def close(self) -> None:
-        """At once; does nothing where it is closed already."""
+        """Close it at once; does nothing if it is already closed."""
         sock, self._socket = self._socket, None
         if sock is None:
             return
-        if self._process == os.getpid():  # else the other process's connection goes on
+        if self._process == os.getpid():  # in a forked child, the parent's connection must stay open
             try:
                 sock.settimeout(0)
                 sock.send(self._framing.goodbye())
             except OSError:
-                pass  # a courtesy: the other side may be gone, or slow
+                pass  # only a courtesy: the other side may have gone, or be slow
         sock.close()
 
     def __del__(self) -> None:
-        # An iteration that was broken off is dropped without a word: `for` never closes its iterator.
+        # An interrupted iteration is dropped without notice: `for` never closes its iterator
         sock = self._socket
         if sock is not None:
             sock.close()
@@ -153,7 +153,7 @@ class Link:
             self.close()
             if ends == deadline:
                 raise
-            raise ConnectionLost(f"the daemon took nothing for {SEND_TIMEOUT:g} s") from None
+            raise ConnectionLost(f"the daemon has read nothing for {SEND_TIMEOUT:g} s") from None
         except OSError as error:
             raise ConnectionLost(f"the connection to the daemon broke: {describe(error)}") from error
 
@@ -166,7 +166,7 @@ class Link:
 
 
 def connect_socket(endpoint: Endpoint, deadline: float) -> socket.socket:
-    """A connected socket. Raises OSError, and TimeoutError where the deadline passes."""
+    """A connected socket. Raises OSError, and TimeoutError at the deadline."""
     return _connect_tcp(endpoint, deadline) if endpoint.path is None else _connect_unix(endpoint.path, deadline)
 
 
@@ -178,7 +178,7 @@ def _connect_unix(path: str, deadline: float) -> socket.socket:
             try:
                 sock.connect(path)
             except BlockingIOError:
-                # Linux has no way to wait for room in the queue of a listening Unix socket.
+                # Linux has no way to wait for room in the backlog of a Unix socket
                 if now() >= deadline:
                     raise TimeoutError from None
                 time.sleep(RETRY_CONNECT)
@@ -209,7 +209,7 @@ def _connect_tcp(endpoint: Endpoint, deadline: float) -> socket.socket:
 
 
 def _resolved(endpoint: Endpoint, deadline: float) -> list[Any]:
-    """Where the endpoint is. A name server may take minutes, and nothing ends a look-up: it is left to its thread."""
+    """The addresses of an endpoint. A lookup may take minutes and cannot be cancelled, so it is left to a thread."""
     found: list[Any] = []
     failed: list[OSError] = []
 

@@ -91,13 +91,13 @@ class Handling(Closeable):
     def _early(self) -> list[Notification]:
         return []  # there are no notices before the answer
 
-    def _told(self) -> Notification | None:
+    def _notification(self) -> Notification | None:
         """The next notification; None after `close`."""
         while not self._closed.is_set():
             if self._arrived:
                 return self._arrived.popleft()
             if self._link is None:
-                self._again()
+                self._reconnect()
                 continue
             try:
                 for message in self._link.receive():
@@ -109,19 +109,19 @@ class Handling(Closeable):
                 self._link = None
         return None
 
-    def _again(self) -> None:
+    def _reconnect(self) -> None:
         try:
             self._handle()
         except FabstirError as error:
-            passing = (ConnectionLost, DaemonUnreachable, BadAnswer, ClientTimeout)
-            if not error.retryable and not isinstance(error, passing):
+            temporary = (ConnectionLost, DaemonUnreachable, BadAnswer, ClientTimeout)
+            if not error.retryable and not isinstance(error, temporary):
                 raise
             self._closed.wait(self._delay)
             self._delay = min(self._delay * 2, LAST_DELAY)
 
 
 class StreamListener(Handling, Serving):
-    """Peers' streams on a protocol: `serve` them side by side, or take one after the other by `accept` or by
+    """Peers' streams on a protocol: `serve` them side by side, or take them one by one with `accept` or by
     iterating."""
 
     def __enter__(self) -> StreamListener:
@@ -145,10 +145,10 @@ class StreamListener(Handling, Serving):
         return stream
 
     def _next(self) -> Stream | None:
-        while (told := self._told()) is not None:
-            if isinstance(told, StreamIncoming):
+        while (notice := self._notification()) is not None:
+            if isinstance(notice, StreamIncoming):
                 try:
-                    return Stream.open(self._target, calls.accept_stream(told.stream_id))
+                    return Stream.open(self._target, calls.accept_stream(notice.stream_id))
                 except (FabstirError, OSError):
                     continue  # it was reset meanwhile, or waited too long
         return None
@@ -157,16 +157,16 @@ class StreamListener(Handling, Serving):
 class IncomingRequest:
     """A peer's message that waits for an answer."""
 
-    def __init__(self, target: Target, told: ProtocolRequest, data: bytes) -> None:
-        self.peer_id = told.peer_id
-        self.protocol = told.protocol
+    def __init__(self, target: Target, notice: ProtocolRequest, data: bytes) -> None:
+        self.peer_id = notice.peer_id
+        self.protocol = notice.protocol
         self.data = data
-        self.deadline = told.deadline  # ms since the Unix epoch
+        self.deadline = notice.deadline  # ms since the Unix epoch
         self._target = target
-        self._id = told.request_id
+        self._id = notice.request_id
 
     def respond(self, data: bytes) -> None:
-        """Answer it. Raises `InvalidState` where it no longer waits."""
+        """Answer the message. Raises `InvalidState` where it is no longer waiting."""
         call_once(self._target, calls.respond(self._id, data))
 
 
@@ -181,15 +181,15 @@ class RequestListener(Handling):
         return self
 
     def __next__(self) -> IncomingRequest:
-        while (told := self._told()) is not None:
-            if isinstance(told, ProtocolRequest):
+        while (notice := self._notification()) is not None:
+            if isinstance(notice, ProtocolRequest):
                 try:
-                    return IncomingRequest(self._target, told, self._data(told))
+                    return IncomingRequest(self._target, notice, self._data(notice))
                 except FabstirError:
                     continue  # it has ended meanwhile
         raise StopIteration
 
-    def _data(self, told: ProtocolRequest) -> bytes:
-        if told.data is not None:
-            return base64.b64decode(told.data)
-        return base64.b64decode((call_once(self._target, calls.read_request(told.request_id))).data)
+    def _data(self, notice: ProtocolRequest) -> bytes:
+        if notice.data is not None:
+            return base64.b64decode(notice.data)
+        return base64.b64decode((call_once(self._target, calls.read_request(notice.request_id))).data)

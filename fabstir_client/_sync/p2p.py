@@ -209,11 +209,11 @@ class P2PClient:
         following = _Following(Follower(self._target, self._view, deliver, opened, ended, self._leases()), ended)
         following.follower.start()
         try:
-            stands = opened.wait(OPENED_WITHIN)
+            subscribed = opened.wait(OPENED_WITHIN)
             if following.follower.error is not None:
                 raise following.follower.error
-            if not stands:
-                raise ConnectionLost(f"the daemon did not take a subscription within {OPENED_WITHIN:g} s")
+            if not subscribed:
+                raise ConnectionLost(f"the daemon did not accept a subscription within {OPENED_WITHIN:g} s")
         except BaseException:
             self._end(following)
             raise

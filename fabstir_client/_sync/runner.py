@@ -1,5 +1,5 @@
-"""How a blocking client carries calls out: each over a connection that it has to itself while it lasts, so that a slow
-one delays no other thread; idle connections are kept for the next call."""
+"""Carries out the calls of a blocking client. Each call has a connection to itself, so a slow call delays no other
+thread. Idle connections are kept for later calls."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fabstir_client._sync.calling import request
 from fabstir_client._sync.concurrency import now
 from fabstir_client._sync.link import Link
 
-KEPT = 4  # idle connections; more than that many calls at a time open and close their own
+KEPT = 4  # idle connections kept; further calls at the same time open and close their own
 
 
 class Runner:
-    """``bound`` is how many seconds a call may take at most, connecting included; None leaves that to the call."""
+    """``bound`` is the longest that a call may take, in seconds, connecting included; None leaves that to the call."""
 
     def __init__(self, target: Target, bound: float | None) -> None:
         self._target = target
@@ -42,7 +42,7 @@ class Runner:
         return None
 
     def run(self, call: Call[T]) -> T:
-        """Carry one out. Raises as the methods of `fabstir_client._sync.client.Client` do."""
+        """Carry out a call. Raises as the methods of `fabstir_client._sync.client.Client` do."""
         ends = self._ends(call)
         link = self._borrow(ends)
         try:
@@ -54,8 +54,8 @@ class Runner:
         return now() + (call.bound if self._bound is None else min(call.bound, self._bound))
 
     def after_fork(self) -> None:
-        """In the child: what is idle here carries the parent's answers, and a thread that is not here may have held the
-        lock."""
+        """Reset this object in a forked child: the idle connections belong to the parent, and a thread that does not
+        exist here may have held the lock."""
         self._lock = threading.Lock()
         self._close_all()
 

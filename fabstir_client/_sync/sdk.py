@@ -48,7 +48,7 @@ class FabstirSDK:
         self._shared = shared
         self._connected = False
         self._tried = False
-        self._told_started = False
+        self._started_emitted = False
 
     def __enter__(self) -> FabstirSDK:
         self.connect()
@@ -76,10 +76,10 @@ class FabstirSDK:
     def connect(self) -> None:
         """Start P2P, in production mode. When it returns, ``p2p:started`` or ``error`` has been emitted."""
         if self._p2p is not None and not self._p2p.is_started():
-            self._tried, self._told_started = True, False
+            self._tried, self._started_emitted = True, False
             try:
                 self._p2p.start()
-                if not self._told_started:  # the node was already running
+                if not self._started_emitted:  # the node was already running
                     status = self._p2p.get_detailed_status()
                     payload = {"peerId": status.peer_id, "listenAddresses": status.listen_addresses}
                     self._emit("p2p:started", payload)
@@ -122,7 +122,7 @@ class FabstirSDK:
 
     def _forward(self, name: str, payload: Any) -> None:
         if name == "p2p:started":
-            self._told_started = True
+            self._started_emitted = True
         self._emit(name if name.startswith("p2p:") else f"p2p:{name}", payload)
         if name == "error":
             self._failed(payload)

@@ -1,4 +1,4 @@
-"""One stream to a peer on a blocking socket, like a file: the twin of `_async.stream`, written by hand."""
+"""One stream to a peer on a blocking socket, used like a file. The twin of `_async.stream`, written by hand."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from fabstir_client.api.streams import OpenedStream
 
 
 class Stream:
-    """Bytes to and from a peer, with half-close. ``about`` is what the daemon said of it. One thread may read while
+    """Bytes to and from a peer, with half-close. ``about`` is the daemon's description. One thread may read while
     another writes.
 
     `read` returns ``b""`` once the peer has ended its side, and raises `StreamReset` if the stream was reset: a reset
-    never looks like an end. Iterating gives pieces as they come.
+    never looks like an end. Iterating yields bytes as they arrive.
     """
 
     def __init__(self, sock: socket.socket, about: OpenedStream, first: bytes, target: Target) -> None:
@@ -34,8 +34,8 @@ class Stream:
 
     @classmethod
     def open(cls, target: Target, call: Call[OpenedStream], deadline: float | None = None) -> Stream:
-        """Make a connection and call ``stream.open`` or ``stream.accept`` on it. Raises the daemon's error,
-        `DaemonUnreachable`, `ClientTimeout`."""
+        """Connect, and call ``stream.open`` or ``stream.accept``. Raises the daemon's error, `DaemonUnreachable`,
+        `ClientTimeout`."""
         began = now()
         ends = earlier(began + call.bound, deadline)
         tried: list[tuple[str, str]] = []
@@ -71,11 +71,11 @@ class Stream:
 
     @property
     def protocol(self) -> str:
-        """The one that was agreed on."""
+        """The negotiated protocol."""
         return self.about.protocol
 
     def read(self, size: int = CHUNK) -> bytes:
-        """At least a byte, ``size`` at most, as soon as some are there; ``b""`` after the peer's end."""
+        """Wait for bytes, and return up to ``size`` of them; ``b""`` once the peer has ended its side."""
         self._check_open()
         if self._first:
             data, self._first = self._first[:size], self._first[size:]
@@ -89,7 +89,7 @@ class Stream:
         return data
 
     def write(self, data: bytes) -> int:
-        """All of it; waits while the peer takes nothing."""
+        """Write all of ``data``; waits while the peer does not read."""
         self._check_open()
         try:
             self._socket.sendall(data)
@@ -98,7 +98,7 @@ class Stream:
         return len(data)
 
     def send_eof(self) -> None:
-        """End our side; the peer's goes on."""
+        """End our side; the peer's side goes on."""
         self._check_open()
         try:
             self._socket.shutdown(socket.SHUT_WR)
@@ -106,17 +106,17 @@ class Stream:
             raise self._broken() from error
 
     def reset(self) -> None:
-        """Cut it, both ways, at once; the peer is told so."""
+        """Reset it in both directions at once, and tell the peer."""
         if not self._closed:
             with contextlib.suppress(FabstirError):  # it may have ended, or the daemon
                 call_once(self._target, calls.reset_stream(self.stream_id), now() + CONNECT_TIMEOUT)
         self.close()
 
     def close(self) -> None:
-        """End our side; what the peer still sends resets the stream. A thread that reads is woken."""
+        """End our side; if the peer then sends more, the stream is reset. A thread that is reading is woken."""
         if not self._closed:
             self._closed = True
-            with contextlib.suppress(OSError):  # it has ended by itself
+            with contextlib.suppress(OSError):  # it has already ended
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._socket.close()
 
@@ -147,26 +147,27 @@ class Stream:
         return StreamReset(f"the stream to {self.peer_id} was cut: {outcome}", outcome=outcome)
 
     def _outcome(self) -> str | None:
-        """How it ended, which a Unix socket does not always show; None while it goes on, or where that is forgotten."""
+        """How the stream ended, which a Unix socket does not always show; None while it is open, or if that is no
+        longer known."""
         try:
-            for one in call_once(self._target, calls.streams(), now() + CONNECT_TIMEOUT):
-                if one.stream_id == self.stream_id:
-                    return one.outcome
+            for record in call_once(self._target, calls.streams(), now() + CONNECT_TIMEOUT):
+                if record.stream_id == self.stream_id:
+                    return record.outcome
         except FabstirError:
-            return "shutdown"  # the daemon is gone
+            return "shutdown"  # the daemon has gone
         return None
 
 
 def _open_on(
     sock: socket.socket, endpoint: Endpoint, call: Call[OpenedStream], deadline: float
 ) -> tuple[OpenedStream, bytes]:
-    said = opening(endpoint, call)
+    exchange = opening(endpoint, call)
     try:
         sock.settimeout(remaining(deadline))
-        sock.sendall(said.hello())
+        sock.sendall(exchange.hello())
         while True:
             sock.settimeout(remaining(deadline))
-            if (answer := said.feed(sock.recv(CHUNK))) is not None:
+            if (answer := exchange.feed(sock.recv(CHUNK))) is not None:
                 return answer
     except TimeoutError:
         raise
