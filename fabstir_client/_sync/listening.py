@@ -69,9 +69,10 @@ class Handling(Closeable):
     def close(self) -> None:
         """Stop handling the protocol; whoever waits is woken. Open streams go on."""
         self._closed.set()
-        if self._link is not None:
-            self._link.wake()
-            self._link.close()
+        link = self._link  # a listener in another thread drops it as soon as it is woken
+        if link is not None:
+            link.wake()
+            link.close()
 
     def _handle(self) -> HandleResult:
         """Handle the protocol. Raises `InvalidState` where another connection handles it, and as entering the client

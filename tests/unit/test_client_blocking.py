@@ -13,6 +13,7 @@ import pytest
 
 import fabstir_client
 from fabstir_client import sync
+from fabstir_client._sync.link import Link
 from fabstir_client.api.errors import (
     ClientTimeout,
     ConnectionLost,
@@ -129,6 +130,30 @@ def test_a_full_queue_of_a_socket_is_waited_for_with_a_bound(tmp_path: Path, mon
             for backend in BACKENDS:
                 with pytest.raises(DaemonUnreachable, match="no answer within"):
                     anyio.run(main, backend=backend)
+
+
+def test_a_listener_that_another_thread_closes(either: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The woken thread drops the connection while `close` still needs it, which raised AttributeError."""
+    handled = {"protocol": "/x/1.0.0", "mode": "stream", "backlog": 16, "acceptTimeout": 10000}
+    either.methods["protocol.handle"] = lambda params: handled
+    with fabstir_client.connect_sync() as client, client.listen("/x/1.0.0") as listener:
+        thread = threading.Thread(target=lambda: list(listener))
+        reading, receive, wake = threading.Event(), Link.receive, Link.wake
+
+        def receive_noted(link: Link, deadline: float | None = None) -> list[bytes]:
+            reading.set()
+            return receive(link, deadline)
+
+        def wake_and_wait(link: Link) -> None:
+            wake(link)
+            thread.join(WITHIN)
+
+        monkeypatch.setattr(Link, "receive", receive_noted)
+        monkeypatch.setattr(Link, "wake", wake_and_wait)
+        thread.start()
+        assert reading.wait(WITHIN)
+        listener.close()
+        assert not thread.is_alive()
 
 
 def test_the_surface_is_the_same_in_both() -> None:
