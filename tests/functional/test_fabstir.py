@@ -124,13 +124,13 @@ async def test_the_command_prints_a_table() -> None:
                 return done.stdout.decode()
 
             head, line = (await run(MODEL)).splitlines()
-            assert head.split() == ["NODE", "REPUTATION", "LATENCY", "PRICE", "TOLD", "BY", "ADDRESS"]
+            assert head.split() == ["NODE", "REPUTATION", "LATENCY", "PRICE", "METADATA", "ADDRESS"]
             assert line.split()[:2] == [daemon.peer_id, "80"]
             assert str(PRICE) in line
             text = await run(MODEL, "--min-reputation", "81")
             assert "no node serves" in text
             assert "1 left out by filters" in text
-            assert "remembered" in text
+            assert "cached" in text
             told = json.loads(await run(MODEL, "--refresh", "--json"))
             assert (told["cached"], len(told["nodes"])) == (False, 1)
 

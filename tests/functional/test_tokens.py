@@ -359,7 +359,7 @@ def test_the_command_line_makes_lists_and_revokes(shared: Process) -> None:
     assert told["expires"] - told["created"] == 30 * 86_400_000
     assert fabstir(shared, "token", "revoke", "ci") == "ci is revoked\n"
     assert fabstir(shared, "token", "revoke", "ci", status=1) == "fabstir: there is no token ci\n"
-    assert fabstir(shared, "token", "list") == "no tokens but the one in api.token\n"
+    assert fabstir(shared, "token", "list") == "no tokens except the one in api.token\n"
     assert fabstir(shared, "token", "list", "--names") == ""
     assert "refused the token" in fabstir(shared, "status", status=1, **over_http)
     brief = fabstir(shared, "token", "create", "brief", "--access", "read", "--expires", "1s").splitlines()[0]
