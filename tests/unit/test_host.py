@@ -10,6 +10,7 @@ import trio
 
 from fabstird.p2p.host.host import Host, Link, ProtocolUnsupported
 from fabstird.p2p.host.host import StreamError as OpenError
+from fabstird.p2p.net import links
 from fabstird.p2p.wire.addresses import parse
 from fabstird.p2p.wire.errors import EndOfStream, StreamClosed, StreamReset
 from tests.harness import until
@@ -112,6 +113,19 @@ async def test_a_peer_that_is_asked_again_is_known_as_it_is_now() -> None:
         info = host.info(peer.host.peer_id)
         assert info is not None
         assert "/one/1" not in info.protocols
+
+
+async def test_a_host_whose_goodbyes_take_too_long_closes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = Record()
+    monkeypatch.setattr(links, "CLOSING", 0.0)
+    async with our_host() as other:
+        async with our_host(record=own) as host:
+            for _ in range(3):
+                await host.dial(other.listen_addresses()[0], timeout=60)
+            host.part_as("stopped")
+        await until(lambda: not other.links())
+    assert [link.reason for link in own.went] == ["stopped"] * 3
+    assert all(link.gone.is_set() for link in own.came)
 
 
 async def test_a_host_that_closes_says_goodbye_on_each_connection() -> None:

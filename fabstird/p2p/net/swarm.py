@@ -24,7 +24,6 @@ from fabstird.p2p.transport import sockets
 from fabstird.p2p.transport.sockets import Doors, Listener, ListenError, Port, UdpPort
 from fabstird.p2p.wire.addresses import QUIC, Address
 
-CLOSING = 2.0  # seconds for closing everything when the node stops
 CHOICES = 8  # ports that are chosen until TCP and QUIC have the same
 
 
@@ -94,7 +93,7 @@ class Swarm:
                     self.outbound.stop()
                     accepting.cancel()
                     with _uncollected():
-                        with trio.move_on_after(CLOSING, shield=True):
+                        with trio.CancelScope(shield=True):
                             await links.close()
                         nursery.cancel_scope.cancel()
         finally:
