@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from fabstir_client.api.types import EventData
-from fabstird.foreign import made_whole
+from fabstird.foreign import encodable
 
 Tap = Callable[["Entry"], None]
 
@@ -97,7 +97,7 @@ class EventLog:
         try:
             encoded = msgspec.json.encode(data)
         except UnicodeEncodeError:  # half a surrogate pair, from the process's arguments or environment
-            data = msgspec.convert(made_whole(msgspec.to_builtins(data)), type(data))
+            data = msgspec.convert(encodable(msgspec.to_builtins(data)), type(data))
             encoded = msgspec.json.encode(data)
         if len(encoded) > MAX_EVENT:
             data = msgspec.convert(_cut(msgspec.to_builtins(data)), type(data))

@@ -50,18 +50,18 @@ def depth(text: bytes) -> int:
     return max(accumulate(array("b", text.translate(_STEPS, _NO_BRACKETS))), default=0)
 
 
-def whole(text: str) -> str:
+def without_halves(text: str) -> str:
     """The text with a replacement character for each half of a surrogate pair, which Python makes when it decodes file
     names and arguments."""
     return _HALVES.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def made_whole(value: Any) -> Any:
-    """A value of objects, arrays and texts, with each text `whole`."""
+def encodable(value: Any) -> Any:
+    """A value of objects, arrays and texts, with each text `without_halves`."""
     if isinstance(value, str):
-        return whole(value)
+        return without_halves(value)
     if isinstance(value, dict):
-        return {made_whole(key): made_whole(one) for key, one in value.items()}
+        return {encodable(key): encodable(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [made_whole(one) for one in value]
+        return [encodable(item) for item in value]
     return value

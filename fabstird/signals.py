@@ -107,15 +107,15 @@ class Signals:
         """``run``, with a thread that checks whether it was run: the loop itself may hang."""
         import threading
 
-        came = threading.Event()
+        handled = threading.Event()
 
         def watch() -> None:
-            if not came.wait(PATIENCE):
+            if not handled.wait(PATIENCE):
                 self._stuck()
 
-        def turned() -> None:
-            came.set()
+        def handle() -> None:
+            handled.set()
             run()
 
         threading.Thread(target=watch, name="stuck?", daemon=True).start()
-        return turned
+        return handle

@@ -214,7 +214,7 @@ def test_what_a_server_of_autonat_2_says(said: bytes) -> None:
     host: Any = Host()
     dial_backs = autonat_asking.DialBacks(host)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(autonat_asking, "TOLD", 0.01)
+        patch.setattr(autonat_asking, "NONCE_WITHIN", 0.01)
         found = outcome(lambda: dial_backs.ask(ID, "/ip4/192.0.2.1/tcp/4001"), (StreamError, PeerError))
     assert found in (None, "failed", "refused", "unproven"), "nobody has brought the nonce"
     assert len(stream.said) < 101_000 + 1000
@@ -225,7 +225,7 @@ def test_what_who_dials_back_says(data: bytes) -> None:
     host: Any = None
     dial_backs = autonat_asking.DialBacks(host)
     stream: Any = Heard(data)
-    assert outcome(lambda: dial_backs._came(stream), (PeerError,)) is None
+    assert outcome(lambda: dial_backs._on_dial_back(stream), (PeerError,)) is None
     assert stream.said == b""
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabstird.foreign import MAX_DEPTH, NotJson, decode_json, depth, made_whole, whole, without_strings
+from fabstird.foreign import MAX_DEPTH, NotJson, decode_json, depth, encodable, without_halves, without_strings
 
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text()),
@@ -65,6 +65,6 @@ def test_the_depth_is_that_of_brackets_outside_of_strings(opening: bytes, closin
 
 
 @given(st.text(st.characters(categories=["Cs", "L"])))
-def test_a_text_made_whole_can_be_encoded(text: str) -> None:
-    assert len(whole(text)) == len(text)
-    msgspec.json.encode(made_whole({text: [text, 1, None, {"a": text}]}))
+def test_a_text_without_halves_of_surrogates_can_be_encoded(text: str) -> None:
+    assert len(without_halves(text)) == len(text)
+    msgspec.json.encode(encodable({text: [text, 1, None, {"a": text}]}))

@@ -32,7 +32,17 @@ class NoiseConn:
     """An encrypted connection to ``peer_id``, whose key is of type ``key_type``. It has one reader and one writer at a
     time."""
 
-    __slots__ = ("_came", "_decrypt", "_encrypt", "_more", "_pipe", "is_initiator", "key_type", "peer_id", "protocol")
+    __slots__ = (
+        "_decrypt",
+        "_encrypt",
+        "_more",
+        "_pipe",
+        "_received",
+        "is_initiator",
+        "key_type",
+        "peer_id",
+        "protocol",
+    )
 
     def __init__(self, pipe: Pipe, state: NoiseConnection, peer_id: str, key_type: str) -> None:
         self.protocol = NOISE
@@ -40,15 +50,15 @@ class NoiseConn:
         self.peer_id = peer_id
         self.key_type = key_type
         self._pipe = pipe
-        self._came = b""  # received, and not decrypted yet
+        self._received = b""  # received, and not decrypted yet
         self._more = False  # it may contain complete messages
         # Nothing else of the library's state is kept: it holds the handshake's private key, which must not outlive it
         self._encrypt = state.noise_protocol.cipher_state_encrypt.encrypt_with_ad
         self._decrypt = state.noise_protocol.cipher_state_decrypt.decrypt_with_ad
 
     async def read(self) -> bytes:
-        """The contents of all messages received. Raises `ConnectionLost`, and `PeerError` for one that cannot be
-        decrypted, after what came before it."""
+        """The contents of all messages received. Raises `ConnectionLost`, and `PeerError` for a message that cannot be
+        decrypted, once those before it were returned."""
         while True:
             if self._more:
                 await trio.lowlevel.checkpoint()
@@ -56,22 +66,22 @@ class NoiseConn:
                 return data
             if not self._more:
                 more = await self._pipe.read()
-                self._came = self._came + more if self._came else more
+                self._received = self._received + more if self._received else more
 
     def _decrypted(self) -> bytes:
-        came, at = self._came, 0
+        data, at = self._received, 0
         parts: list[bytes] = []
-        while len(parts) < TURN and (start := at + 2) <= len(came):
-            if (end := start + int.from_bytes(came[at:start], "big")) > len(came):
+        while len(parts) < TURN and (start := at + 2) <= len(data):
+            if (end := start + int.from_bytes(data[at:start], "big")) > len(data):
                 break
             try:
-                parts.append(self._decrypt(None, came[start:end]))
+                parts.append(self._decrypt(None, data[start:end]))
             except Exception as error:  # whatever the library raises at a stranger's bytes
                 if any(parts):
                     break
                 raise PeerError("a message cannot be decrypted") from error
             at = end
-        self._came, self._more = came[at:], len(parts) == TURN
+        self._received, self._more = data[at:], len(parts) == TURN
         return b"".join(parts)
 
     async def write(self, data: bytes) -> None:
