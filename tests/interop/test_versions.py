@@ -158,7 +158,7 @@ def test_the_document_is_the_generators() -> None:
 
 @pytest.mark.parametrize(
     ("version", "sources"),
-    [("go-0.38", gopeer.sources), ("rust-0.53", rustpeer.sources)],
+    [("go-0.38", gopeer.sources), ("rust-0.53", rustpeer.sources), ("rust-0.57", rustpeer.sources)],
 )
 def test_a_version_s_own_source_stands_for_the_common_one(version: str, sources: Callable[..., list[Path]]) -> None:
     made_from = HERE / "versions" / version

@@ -70,9 +70,10 @@ VERSIONS = (
     Version("go", "0.51.0", PINNED["go"]),
     other("rust", "0.53.2", wss=OLD),
     Version("rust", "0.54.1", PINNED["rust"], wss=BY_IP),
+    other("rust", "0.55.0", wss=BY_IP),
+    other("rust", "0.56.0", wss=BY_IP),
+    other("rust", "0.57.1", wss=BY_IP),
 )
-# What is within reach, and was not tried.
-UNTRIED = {"rust-libp2p from 0.55 on": "the peer is not yet built with them"}
 LATEST_JS = next(version.made_from for version in reversed(VERSIONS) if version.implementation == "js")
 
 
@@ -165,8 +166,7 @@ def render(run: Run) -> str:
     for number, cause in enumerate(causes, 1):
         text += f"\n{number}. {cause.words} ({cause.where})\n"
     lacking = [f"- {one.name} has no {what}: {why}.\n" for one in VERSIONS for what, why in one.lacks.items()]
-    untried = [f"- Not tried: {name}: {why}.\n" for name, why in UNTRIED.items()]
-    return text + ("\n" if lacking or untried else "") + "".join(lacking + untried)
+    return text + ("\n" if lacking else "") + "".join(lacking)
 
 
 def _shown(works: Mapping[Row, bool], version: Version, row: Row, causes: list[Cause]) -> str:
