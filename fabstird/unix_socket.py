@@ -71,7 +71,7 @@ def _remove_dead(path: Path, config_key: str) -> None:
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(found.st_mode):
-        raise BindError(f"{path} is there and is no socket; move it away, or set another {config_key}")
+        raise BindError(f"{path} exists and is not a socket; move it away, or set another {config_key}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)
         try:

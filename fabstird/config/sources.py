@@ -219,7 +219,7 @@ def _from_environment(environ: Mapping[str, str], mistakes: list[str]) -> list[_
         elif match is not None:
             mistakes.append(f"environment variable {name}: {section}.{key}: {_unknown(section, key)}")
         elif _is_meant(name):
-            mistakes.append(f"environment variable {name}: is none of the daemon's{_nearest_variable(name)}")
+            mistakes.append(f"environment variable {name}: is not known{_nearest_variable(name)}")
     return settings
 
 

@@ -43,7 +43,7 @@ def rule(text: str) -> Rule:
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
-        raise ValueError("an IPv6 address stands in brackets")
+        raise ValueError("an IPv6 address must be in brackets")
     if host.replace(".", "").replace("/", "").isdecimal() or ":" in host:
         return Rule(ipaddress.ip_network(host, strict=False), number)
     if not host or not all(part.isascii() and part.replace("-", "").isalnum() for part in host.rstrip(".").split(".")):

@@ -116,10 +116,10 @@ def _identify(counters: Counters, now: Gauges) -> Iterator[Metric]:
     yield GaugeMetricFamily("libp2p_identify_protocols_count", "Protocols that this node answers", now.protocols)
     yield GaugeMetricFamily("libp2p_identify_addrs_count", "Addresses that this node announces", now.announced)
     yield _histogram(
-        "libp2p_identify_protocols_received", "Protocols that peers told", [], {(): counters.identify_protocols}
+        "libp2p_identify_protocols_received", "Protocols that peers reported", [], {(): counters.identify_protocols}
     )
     yield _histogram(
-        "libp2p_identify_addrs_received", "Addresses that peers told", [], {(): counters.identify_addresses}
+        "libp2p_identify_addrs_received", "Addresses that peers reported", [], {(): counters.identify_addresses}
     )
 
 
@@ -146,12 +146,12 @@ def _node(counters: Counters, now: Gauges) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "fabstird_dht_dials_failed",
-        "Dials that failed of peers that only other nodes of the DHT had told of",
+        "Failed dials of peers that were known only from the DHT",
         counters.failed_dht_dials,
     )
     yield _counter(
         "fabstird_relay_requests",
-        "What others have asked of this relay, with its answer",
+        "Requests to this relay, by its answer",
         ["kind", "status"],
         counters.relay_requests,
     )
@@ -159,7 +159,7 @@ def _node(counters: Counters, now: Gauges) -> Iterator[Metric]:
         "fabstird_paths", "Relayed peers that have become direct, or could not", ["outcome"], _keyed(counters.paths)
     )
     yield _counter(
-        "fabstird_hole_punches", "Tries of hole punching, and what came of them", ["outcome"], _keyed(counters.punches)
+        "fabstird_hole_punches", "Attempts at hole punching, by outcome", ["outcome"], _keyed(counters.punches)
     )
     yield _counter(
         "fabstird_autonat_served",
@@ -183,7 +183,7 @@ def _node(counters: Counters, now: Gauges) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "fabstird_connections_throttled",
-        "Of those refused: their IP address came too often",
+        "Refused connections whose IP address connected too often",
         totals.throttled_connections,
     )
     yield CounterMetricFamily(
@@ -209,7 +209,7 @@ def _node(counters: Counters, now: Gauges) -> Iterator[Metric]:
     )
     yield _counter(
         "fabstird_stream_bytes",
-        "Bytes of users' streams: in came from peers, out went to them",
+        "Bytes of users' streams: in from peers, out to peers",
         ["protocol", "way"],
         now.stream_bytes,
     )
@@ -222,13 +222,13 @@ def _daemon(counters: Counters, now: Gauges) -> Iterator[Metric]:
     yield _counter("fabstird_rpc_calls", "API calls by method and outcome", ["method", "outcome"], counters.calls)
     yield _histogram(
         "fabstird_rpc_call_seconds",
-        "How long API calls took, waits that the caller asked for included",
+        "How long API calls took, including waits that the caller asked for",
         ["method"],
         {(method,): found for method, found in counters.call_seconds.items()},
     )
     yield CounterMetricFamily("fabstird_events_published", "Entries of the event log", now.events_head)
-    yield CounterMetricFamily("fabstird_events_lagged", "Times that a subscriber was told of a gap", now.lagged)
-    yield CounterMetricFamily("fabstird_events_dropped", "Events that subscribers were too slow for", now.missed)
+    yield CounterMetricFamily("fabstird_events_lagged", "Gaps reported to subscribers", now.lagged)
+    yield CounterMetricFamily("fabstird_events_dropped", "Events that subscribers were too slow to read", now.missed)
     yield _histogram(
         "fabstird_event_loop_delay_seconds",
         "By how much the event loop woke its canary too late",

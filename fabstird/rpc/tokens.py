@@ -82,8 +82,8 @@ class Tokens:
             self.path,
             lambda content: {one.name: self._token(one) for one in decode(content, _File).tokens},
             log,
-            unreadable="tokens cannot be read; only api.token is good",
-            damaged="tokens are damaged; only api.token is good, make the others anew",
+            unreadable="tokens cannot be read; only api.token is valid",
+            damaged="tokens are damaged; only api.token is valid, so create the others again",
             clock=self._clock,
         )
         if tokens is not None:
@@ -178,7 +178,7 @@ class Tokens:
         grant = Grant(
             stored.access,
             f'the token "{stored.name}"',
-            cure="fabstir token create NAME --access {needed} makes one that does",
+            cure="fabstir token create NAME --access {needed} creates one that does",
             token=stored.name,
             methods=None if stored.methods is None else frozenset(stored.methods),
             scope=Scope(

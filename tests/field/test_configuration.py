@@ -207,7 +207,7 @@ def test_a_mistyped_variable_is_told_and_the_nearest_named(name: str, meant: str
 def test_a_mistyped_variable_ends_the_start_with_2(tmp_path: Path) -> None:
     done = run("fabstird", "run", "--data-dir", str(tmp_path / "d"), env=environment(FABSTIRD_LOG_LEVEL="debug"))
     assert done.returncode == 2
-    assert "FABSTIRD_LOG_LEVEL: is none of the daemon's; did you mean FABSTIRD_LOG__LEVEL?" in done.stderr
+    assert "FABSTIRD_LOG_LEVEL: is not known; did you mean FABSTIRD_LOG__LEVEL?" in done.stderr
 
 
 def test_what_is_not_meant_for_it_is_let_be() -> None:

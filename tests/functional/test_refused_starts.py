@@ -112,7 +112,7 @@ async def test_a_file_in_the_place_of_the_socket_is_left_alone(short: Path) -> N
     with process(data_dir=short / "data") as running:
         status, said = await refused(running)
     assert status == CANNOT_BIND
-    assert "api.sock is there and is no socket; move it away, or set another [api] ipc" in said
+    assert "api.sock exists and is not a socket; move it away, or set another [api] ipc" in said
     assert (short / "data" / "api.sock").read_text() == "precious"
 
 

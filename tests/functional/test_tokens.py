@@ -97,7 +97,7 @@ async def test_a_call_that_is_refused_says_how_to_get_it(shared: Process) -> Non
     assert error["code"] == -32008
     assert error["message"] == (
         'stop needs write access; the token "dashboard" grants read: '
-        "fabstir token create NAME --access write makes one that does"
+        "fabstir token create NAME --access write creates one that does"
     )
     async with ipc(shared) as connection:
         assert (await connection.call("status"))["state"] == "started"
@@ -247,7 +247,7 @@ async def test_a_damaged_file_of_tokens_stops_nothing(tmp_path: Path) -> None:
     data_dir.mkdir()
     (data_dir / "tokens.json").write_text('{"version": 1, "tok')
     async with daemon(data_dir=data_dir) as running:
-        line = await running.line("tokens are damaged; only api.token is good, make the others anew")
+        line = await running.line("tokens are damaged; only api.token is valid, so create the others again")
         assert await trio.Path(line["set_aside"]).read_text() == '{"version": 1, "tok'
         assert (await post(running, message("version"))).status == 200
         given = await token(running, "ci", "read")
