@@ -113,8 +113,8 @@ FEATURES = (
         "Hole punching (DCUtR, TCP and QUIC): two nodes behind NATs become direct, whoever has called",
         "test_reachability",
         (
-            "test_go_punches_a_hole_to_a_daemon_that_it_has_called",
-            "test_a_daemon_punches_a_hole_to_go_that_it_has_called",
+            "test_a_peer_punches_a_hole_to_a_daemon_that_it_has_called",
+            "test_a_daemon_punches_a_hole_to_a_peer_that_it_has_called",
         ),
         ("go",),
     ),
@@ -230,6 +230,11 @@ LIMITS = (
     Cause(
         "Where a NAT is symmetric, two peers behind NATs stay relayed",
         "[ADR 28](adr/0028-hole-punching.md)",
+    ),
+    Cause(
+        "When holes are punched over QUIC with rust from 0.54 on, both sides dial, where the specification lets one "
+        "dial and the other send random datagrams; so there may be two direct connections",
+        "`libp2p-quic` 0.11.1, `src/transport.rs:276`: a dial as listener that reuses its port",
     ),
     Cause(
         "QUIC is off by default, and slower than TCP: its engine is Python",

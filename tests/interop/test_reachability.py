@@ -19,6 +19,7 @@ from tests.interop.conftest import REPORT
 from tests.interop.gopeer import go_peer
 from tests.interop.jspeer import js_peer
 from tests.interop.peerdriver import Peer
+from tests.interop.peers import START
 from tests.interop.rustpeer import rust_peer
 from tests.interop.versions import LATEST_JS
 from tests.network.laboratory import internet
@@ -28,6 +29,7 @@ pytestmark = [pytest.mark.interop, pytest.mark.usefixtures("nat", "go")]
 LISTEN = ["/ip4/0.0.0.0/tcp/4001"]
 QUIC = ["/ip4/0.0.0.0/udp/4001/quic-v1"]
 over = pytest.mark.parametrize("listen", [LISTEN, QUIC], ids=["TCP", "QUIC"])
+punching = pytest.mark.parametrize("implementation", ["go", "rust"], indirect=True)
 SOON = 60.0  # seconds; a dial into a NAT takes go-libp2p 15 of them to give up, on a machine that is busy or not
 RELAYED = {"nat.hole_punching": False}  # for tests of what stays so
 SEED = "11" * 32  # of a relay that is restarted
@@ -419,22 +421,26 @@ async def becomes_direct(daemon: Daemon, peer: Peer, listen: list[str], router: 
 
 
 @over
-async def test_go_punches_a_hole_to_a_daemon_that_it_has_called(listen: list[str]) -> None:
+@punching
+async def test_a_peer_punches_a_hole_to_a_daemon_that_it_has_called(implementation: str, listen: list[str]) -> None:
     async with (
         two_homes_and_a_relay(listen) as (one, other, relay, at),
         fabstird(prefix=other.run, settings={"relay.nodes": [at]}, listen_addresses=listen) as called,
-        go_peer(listen=listen, holePunching=True, prefix=one.run) as caller,
+        START[implementation](listen=listen, holePunching=True, prefix=one.run) as caller,
     ):
         address = await called.circuit(relay, within=SOON)
+        await caller.call("dial", address=at)
+        await caller.wait_event("identify", peer_id=relay.peer_id, timeout=SOON)  # which tells it where it is seen
         await caller.call("dial", address=address)
         await becomes_direct(called, caller, listen, "45.32.1.2")
 
 
 @over
-async def test_a_daemon_punches_a_hole_to_go_that_it_has_called(listen: list[str]) -> None:
+@punching
+async def test_a_daemon_punches_a_hole_to_a_peer_that_it_has_called(implementation: str, listen: list[str]) -> None:
     async with (
         two_homes_and_a_relay(listen) as (one, other, relay, at),
-        go_peer(listen=listen, holePunching=True, relayVia=[at], prefix=other.run) as called,
+        START[implementation](listen=listen, holePunching=True, relayVia=[at], prefix=other.run) as called,
         fabstird(prefix=one.run, bootstrap_nodes=[at], listen_addresses=listen) as caller,
     ):
 
@@ -447,7 +453,9 @@ async def test_a_daemon_punches_a_hole_to_go_that_it_has_called(listen: list[str
         def offers_it(entry: Json | None) -> bool:  # it does so once a peer has told where it is seen
             return entry is not None and "/libp2p/dcutr" in entry["protocols"]
 
-        await asked_until(partial(relay.peer, called.peer_id), offers_it, within=SOON)
+        if implementation == "go":  # rust offers it on relayed connections alone
+            await asked_until(partial(relay.peer, called.peer_id), offers_it, within=SOON)
+        await called.wait_event("identify", peer_id=relay.peer_id, timeout=SOON)
         await caller.wait_event("peer:identify", peerId=relay.peer_id, timeout=SOON)
         await caller.call("connect", address=address)
         await becomes_direct(caller, called, listen, "45.32.1.3")
