@@ -116,7 +116,7 @@ FEATURES = (
             "test_a_peer_punches_a_hole_to_a_daemon_that_it_has_called",
             "test_a_daemon_punches_a_hole_to_a_peer_that_it_has_called",
         ),
-        ("go",),
+        ("go", "rust"),
     ),
     Feature(
         "AutoNAT: reachable once several servers have dialled back",
