@@ -162,7 +162,7 @@ interop-peers: check-test-machine $(VENV)/.installed-test ## build the js, go an
 # cannot run here is a failure. Those in network namespaces need root and nftables, and are left out loudly elsewhere.
 interop: check-test-machine $(VENV)/.installed-test ## test against other libp2ps; writes docs/interop.md
 	FABSTIR_REQUIRE=js,go,rust$$([ "$$(id -u)" -ne 0 ] || echo ,root) FABSTIR_INTEROP_REPORT=docs/interop.md \
-		$(VENV)/bin/pytest $(addprefix tests/interop/test_,$(addsuffix .py,matrix tls dht mdns reachability fabstir_node)) \
+		$(VENV)/bin/pytest $(addprefix tests/interop/test_,$(addsuffix .py,matrix tls dht streams mdns reachability fabstir_node)) \
 		--deselect tests/interop/test_matrix.py::test_the_document_is_the_generators $(ARGS)
 
 .PHONY: interop-versions
