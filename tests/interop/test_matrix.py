@@ -181,6 +181,9 @@ def test_the_document_is_the_generators() -> None:
 
 
 def test_the_tests_that_features_name_are_there() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    (run,) = [line for line in makefile.splitlines() if "addprefix tests/interop/test_" in line]
     for feature in FEATURES:
+        assert feature.module.removeprefix("test_") in run.replace(",", " ").replace(")", " ").split(), "make interop"
         module = import_module(f"tests.interop.{feature.module}")
         assert [test for test in feature.tests if not callable(getattr(module, test, None))] == []
