@@ -172,7 +172,7 @@ def _mapping(context: Context) -> Iterator[Finding]:
     if mapping is None:  # no daemon, no node, or an older daemon
         return
     state, reason = mapping["state"], mapping.get("reason")
-    router = f"the router at {mapping.get('gateway')}"
+    router = f"the router at {mapping['gateway']}" if mapping.get("gateway") else "the router"
     if state == "off":
         yield Finding("mapping", "skipped", "switched off: [nat] port_mapping")
     elif state == "idle":
