@@ -74,8 +74,7 @@ def _stored_value(result: dict[str, Any]) -> str:
 
 def _forgotten(result: dict[str, Any]) -> str:
     ended = [words for field, words in (("provided", "provided"), ("value", "stored")) if result[field]]
-    key = _key(result)
-    return f"{key} is no longer {' or '.join(ended)}" if ended else f"nothing was announced under {key}"
+    return f"{_key(result)} is no longer {' or '.join(ended)}"
 
 
 def _status(result: dict[str, Any]) -> str:

@@ -19,18 +19,19 @@ def show(command: str, result: Any) -> str:
 
 def failed(method: str, result: Any) -> str | None:
     """Why a command had no effect although the call succeeded, in words; None if it had an effect."""
-    name = _NOTHING_DONE.get(method)
-    if name is None or not isinstance(result, dict) or result.get(name[0], True) not in (False, []):
+    fields, words = _NOTHING_DONE.get(method, ((), ""))
+    if not fields or not isinstance(result, dict) or any(result.get(name, True) not in (False, []) for name in fields):
         return None
-    return name[1].format(clean(result.get("target") or result.get("name") or ""))
+    return words.format(clean(result.get("target") or result.get("name") or ""))
 
 
-# Methods whose result may say that there was nothing to do: the field that says so, and the words
-_NOTHING_DONE = {
-    "token.revoke": ("revoked", "there is no token {}"),
-    "peer.unban": ("unbanned", "{} was not banned"),
-    "peer.forget": ("addresses", "nothing was kept"),
-    "fabstir.withdraw": ("capabilities", "none of it was announced"),
+# Methods whose result may say that there was nothing to do: the fields that say so together, and the words
+_NOTHING_DONE: dict[str, tuple[tuple[str, ...], str]] = {
+    "token.revoke": (("revoked",), "there is no token {}"),
+    "peer.unban": (("unbanned",), "{} was not banned"),
+    "peer.forget": (("addresses",), "nothing was kept"),
+    "dht.forget": (("provided", "value"), "nothing was announced under the key"),
+    "fabstir.withdraw": (("capabilities",), "none of it was announced"),
 }
 
 

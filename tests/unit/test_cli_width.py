@@ -17,6 +17,7 @@ import pytest
 from fabstir_client.cli import debug, dht, fitting
 from fabstir_client.cli import format as form
 from fabstir_client.cli.parser import GROUPS, parser
+from fabstir_client.cli.results import failed
 from fabstird.cli import parser as daemons
 from tests.unit.scripted_daemon import ScriptedDaemon
 
@@ -357,7 +358,7 @@ DHT_KEY = "aGVsbG8="  # hello
             ["hello is stored: 2 of 3 peers asked accepted it"],
         ),
         ("forget", {"key": DHT_KEY, "provided": True, "value": False}, ["hello is no longer provided"]),
-        ("forget", {"key": DHT_KEY, "provided": False, "value": False}, ["nothing was announced under hello"]),
+        ("forget", {"key": DHT_KEY, "provided": True, "value": True}, ["hello is no longer provided or stored"]),
         ("routing", {"peers": 0, "buckets": []}, ["the routing table is empty"]),
     ],
 )
@@ -365,6 +366,13 @@ def test_the_dht_is_shown_in_words(command: str, result: dict[str, Any], shown: 
     lines = dht.COMMANDS[command][2](result).splitlines()
     assert len(lines) == len(shown)
     assert all(line.startswith(begin) for line, begin in zip(lines, shown, strict=True)), lines
+
+
+def test_a_key_under_which_nothing_was_announced_is_a_failure() -> None:
+    told = {"key": DHT_KEY, "provided": False, "value": False}
+    assert failed("dht.forget", told) == "nothing was announced under the key"
+    for field in ("provided", "value"):
+        assert failed("dht.forget", told | {field: True}) is None
 
 
 def test_the_dht_s_state_and_its_table_are_shown_in_columns() -> None:
